@@ -1,0 +1,153 @@
+//! Raw events -> observations: whose VM it is, and what was said. Pure.
+
+use std::collections::HashMap;
+
+use imr_common::guest_abi::{OP_BYE, OP_DOORBELL, OP_HELLO};
+use imr_common::host_abi::{
+    EVENT_CALL, EVENT_RESET, EVENT_SLOTS_CHANGED, EVENT_VM_SEEN, Event,
+};
+
+use crate::model::ids::{Gpa, Pid, VmId};
+
+/// An event with the VM it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// The guest kernel of a VM called.
+    Called(VmId, Call),
+    /// A VM that is not registered did something.
+    UnknownVm {
+        /// Kernel address of its `struct kvm`.
+        kvm: u64,
+        /// Its process.
+        pid: Pid,
+    },
+    /// The memslots of a VM changed.
+    SlotsChanged(VmId),
+    /// A VM was reset, restored or shut down.
+    Reset(VmId),
+}
+
+/// A proven call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// CLOCK_MONOTONIC when KVM answered it, ns.
+    pub time_ns: u64,
+    /// Reset generation of the VM at that time.
+    pub generation: u64,
+    /// Cookie of the module.
+    pub cookie: u64,
+    /// What it said.
+    pub op: CallOp,
+}
+
+/// What a call said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallOp {
+    /// The control page is there.
+    Hello(Gpa),
+    /// The offer of this number is open.
+    Doorbell(u64),
+    /// The control page is withdrawn.
+    Bye,
+    /// A number that this host does not know.
+    Unknown(u64),
+}
+
+/// Events that led to no observation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unmatched {
+    /// Of an unknown kind.
+    pub undecodable: u64,
+    /// Of a VM that has ended, or was never registered.
+    pub unattributed: u64,
+}
+
+/// Knows which table index belongs to which VM.
+#[derive(Debug, Default)]
+pub struct Correlator {
+    vms: HashMap<u32, (u64, VmId)>,
+    unmatched: Unmatched,
+}
+
+impl Correlator {
+    /// Table index `index` belongs to `vm`, whose `struct kvm` is at `kvm`, from now on.
+    pub fn register(&mut self, index: u32, kvm: u64, vm: VmId) {
+        self.vms.insert(index, (kvm, vm));
+    }
+
+    /// Table index `index` belongs to nobody from now on.
+    pub fn unregister(&mut self, index: u32) {
+        self.vms.remove(&index);
+    }
+
+    /// What could not be matched so far.
+    #[must_use]
+    pub fn unmatched(&self) -> Unmatched {
+        self.unmatched
+    }
+
+    /// Gives an event its VM.
+    pub fn observe(&mut self, event: &Event) -> Option<Observation> {
+        if event.kind == EVENT_VM_SEEN {
+            return Some(Observation::UnknownVm { kvm: event.kvm, pid: Pid::new(event.tgid) });
+        }
+        if !matches!(event.kind, EVENT_CALL | EVENT_SLOTS_CHANGED | EVENT_RESET) {
+            self.unmatched.undecodable += 1;
+            return None;
+        }
+        // An index is used again after its VM has ended; the address tells late events of the old one.
+        let Some(&(_, vm)) = self.vms.get(&event.vm).filter(|(kvm, _)| *kvm == event.kvm) else {
+            self.unmatched.unattributed += 1;
+            return None;
+        };
+        Some(match event.kind {
+            EVENT_CALL => Observation::Called(vm, decode_call(event)),
+            EVENT_SLOTS_CHANGED => Observation::SlotsChanged(vm),
+            _ => Observation::Reset(vm),
+        })
+    }
+}
+
+fn decode_call(event: &Event) -> Call {
+    let [op, argument, cookie, generation, _] = event.args;
+    let op = match op {
+        OP_HELLO => CallOp::Hello(Gpa::new(argument)),
+        OP_DOORBELL => CallOp::Doorbell(argument),
+        OP_BYE => CallOp::Bye,
+        other => CallOp::Unknown(other),
+    };
+    Call { time_ns: event.time_ns, generation, cookie, op }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: u32, vm: u32, kvm: u64) -> Event {
+        Event { kind, vm, time_ns: 5, kvm, tgid: 9, tid: 10, args: [OP_DOORBELL, 3, 0xc, 2, 0] }
+    }
+
+    #[test]
+    fn events_get_their_vm_or_are_counted() {
+        let mut correlator = Correlator::default();
+        correlator.register(0, 0xa, VmId::new(4));
+        let call = Call { time_ns: 5, generation: 2, cookie: 0xc, op: CallOp::Doorbell(3) };
+        assert_eq!(
+            correlator.observe(&event(EVENT_CALL, 0, 0xa)),
+            Some(Observation::Called(VmId::new(4), call))
+        );
+        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0xa)), Some(Observation::Reset(VmId::new(4))));
+        assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0xb)), None, "the index was used again");
+        assert_eq!(correlator.observe(&event(EVENT_CALL, 1, 0xa)), None);
+        assert_eq!(correlator.observe(&event(99, 0, 0xa)), None);
+        assert_eq!(correlator.unmatched(), Unmatched { undecodable: 1, unattributed: 2 });
+        correlator.unregister(0);
+        assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0xa)), None);
+    }
+
+    #[test]
+    fn unknown_vms_are_named() {
+        let seen = Correlator::default().observe(&event(EVENT_VM_SEEN, u32::MAX, 0xa));
+        assert_eq!(seen, Some(Observation::UnknownVm { kvm: 0xa, pid: Pid::new(9) }));
+    }
+}

@@ -1,0 +1,131 @@
+//! Reads and writes guest-physical memory through the VMM's `/proc/PID/mem`.
+//!
+//! The descriptor is bound to the address space it was opened on, so a reused pid is never reached, and it
+//! works for every backing. A page that has no memory is *given* some by a read: read only what the guest
+//! named just now.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use thiserror::Error;
+
+use crate::model::ids::{FRAME_SIZE, Gpa, Hva};
+
+/// A piece of guest RAM and where the VMM has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamRange {
+    /// First byte, guest-physical; frame-aligned.
+    pub start: Gpa,
+    /// Length, bytes; a multiple of the frame size.
+    pub len: u64,
+    /// Where the first byte is in the VMM.
+    pub hva: Hva,
+}
+
+/// Why guest memory could not be reached.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The address range is not completely inside one RAM slot.
+    #[error("guest-physical {start}, {len} bytes: not inside a RAM slot")]
+    OutsideRam {
+        /// First byte.
+        start: Gpa,
+        /// Length, bytes.
+        len: u64,
+    },
+    /// The VMM has exited: its address space is gone.
+    #[error("the VMM has exited")]
+    VmmGone,
+    /// The kernel refused.
+    #[error("{operation} guest-physical {start}, {len} bytes through /proc/PID/mem: {source}")]
+    Io {
+        /// `read` or `write`.
+        operation: &'static str,
+        /// First byte.
+        start: Gpa,
+        /// Length, bytes.
+        len: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Access to the RAM of one VM.
+#[derive(Debug)]
+pub struct GuestMemory {
+    mem: File,
+    ranges: Vec<RamRange>,
+}
+
+impl GuestMemory {
+    /// `mem`: `/proc/PID/mem`, opened for reading and writing; `ranges`: the VM's writable RAM slots.
+    #[must_use]
+    pub fn new(mem: File, ranges: Vec<RamRange>) -> Self {
+        Self { mem, ranges }
+    }
+
+    /// Takes over a new slot layout.
+    pub fn set_ranges(&mut self, ranges: Vec<RamRange>) {
+        self.ranges = ranges;
+    }
+
+    /// Whether `len` bytes from `start` lie completely inside one RAM slot.
+    #[must_use]
+    pub fn is_ram(&self, start: Gpa, len: u64) -> bool {
+        self.hva(start, len).is_ok()
+    }
+
+    /// Copies `buffer.len()` bytes from guest-physical `start`.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; the buffer's content is then undefined.
+    pub fn read(&self, start: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buffer.len() as u64;
+        let hva = self.hva(start, len)?;
+        self.mem.read_exact_at(buffer, hva.get()).map_err(|source| failed("read", start, len, source))
+    }
+
+    /// Copies `bytes` to guest-physical `start`.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; some of the bytes may have been written.
+    pub fn write(&self, start: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        let len = bytes.len() as u64;
+        let hva = self.hva(start, len)?;
+        self.mem.write_all_at(bytes, hva.get()).map_err(|source| failed("write", start, len, source))
+    }
+
+    fn hva(&self, start: Gpa, len: u64) -> Result<Hva, MemoryError> {
+        self.ranges
+            .iter()
+            .find_map(|range| {
+                let into = start.get().checked_sub(range.start.get())?;
+                let end = into.checked_add(len)?;
+                (end <= range.len).then(|| Hva::new(range.hva.get() + into))
+            })
+            .ok_or(MemoryError::OutsideRam { start, len })
+    }
+}
+
+impl RamRange {
+    /// From a slot's frame numbers; `None` when they do not fit into 64-bit addresses.
+    #[must_use]
+    pub fn from_frames(base_gfn: u64, npages: u64, hva: u64) -> Option<Self> {
+        let start = base_gfn.checked_mul(FRAME_SIZE)?;
+        let len = npages.checked_mul(FRAME_SIZE)?;
+        start.checked_add(len)?;
+        hva.checked_add(len)?;
+        Some(Self { start: Gpa::new(start), len, hva: Hva::new(hva) })
+    }
+}
+
+// mem_rw() (fs/proc/base.c) returns 0 once mm_users is gone, which read_exact_at reports as UnexpectedEof
+// and write_all_at as WriteZero.
+fn failed(operation: &'static str, start: Gpa, len: u64, source: io::Error) -> MemoryError {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero => MemoryError::VmmGone,
+        _ if source.raw_os_error() == Some(libc::ESRCH) => MemoryError::VmmGone,
+        _ => MemoryError::Io { operation, start, len, source },
+    }
+}

@@ -1,0 +1,305 @@
+//! Bytes of the control page <-> its fields. Decoded in this one place; no guest byte is trusted here, only
+//! given a name.
+
+use imr_common::guest_abi::{
+    CONTROL_PAGE_SIZE, ControlPage, FREE_ORDERS, GuestHalf, HALF_SIZE, HostHalf, LIST_RECORD_SIZE, MAGIC,
+    MAX_RANGES, RECORD_LIST,
+};
+use std::mem::offset_of;
+use thiserror::Error;
+
+use crate::guest::memory::{GuestMemory, MemoryError};
+use crate::model::ids::{FRAME_SIZE, Gpa};
+
+/// The fields of the guest half that the host uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFields {
+    /// [`MAGIC`] when the page is one.
+    pub magic: u64,
+    /// Version of the layout.
+    pub abi_version: u32,
+    /// Kind of record.
+    pub record_kind: u32,
+    /// Identity of this load of the module.
+    pub cookie: u64,
+    /// Where the guest says the page is.
+    pub own_gpa: Gpa,
+    /// Where its record is.
+    pub record_gpa: Gpa,
+    /// Bytes of the record.
+    pub record_size: u64,
+    /// Newest offer.
+    pub offer_seq: u64,
+    /// Ranges of it.
+    pub offer_count: u32,
+    /// First entry of the list.
+    pub offer_head: u32,
+    /// Newest withdrawn offer.
+    pub revoke_seq: u64,
+    /// The guest's own memory statistics.
+    pub statistics: GuestStatistics,
+}
+
+/// What the guest says of its memory; shown, never acted upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestStatistics {
+    /// All of it, 4 KiB pages.
+    pub total_pages: u64,
+    /// Free, 4 KiB pages.
+    pub free_pages: u64,
+    /// Free but not to be offered, 4 KiB pages.
+    pub reserve_pages: u64,
+    /// Free blocks per order.
+    pub free_blocks: [u64; FREE_ORDERS],
+}
+
+/// The fields of the host half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostFields {
+    /// Who answers; 0: nobody.
+    pub attach_id: u64,
+    /// Raised at every answer.
+    pub heartbeat: u64,
+    /// `MODE_*`.
+    pub mode: u32,
+    /// Newest offer taken up.
+    pub claim_seq: u64,
+    /// Newest offer finished.
+    pub done_seq: u64,
+    /// Newest offer given back.
+    pub abandon_seq: u64,
+    /// Pages the host would like.
+    pub want_pages: u64,
+}
+
+/// Why a page is not a control page that this host can use.
+#[derive(Debug, Error)]
+pub enum PageError {
+    /// Not at the start of a frame.
+    #[error("control page at {0}: not page-aligned")]
+    Unaligned(Gpa),
+    /// The magic number is not there.
+    #[error("control page at {gpa}: magic is {found:#x}, not {MAGIC:#x}")]
+    NoMagic {
+        /// Where.
+        gpa: Gpa,
+        /// What is there.
+        found: u64,
+    },
+    /// Another version of the layout.
+    #[error("control page at {gpa}: ABI version {found}, this host speaks {expected}: update the older side")]
+    Version {
+        /// Where.
+        gpa: Gpa,
+        /// The guest's.
+        found: u32,
+        /// The host's.
+        expected: u32,
+    },
+    /// The page says it is elsewhere: a copy, or a lie.
+    #[error("control page at {gpa}: says it is at {found}")]
+    WrongAddress {
+        /// Where.
+        gpa: Gpa,
+        /// What it says.
+        found: Gpa,
+    },
+    /// Not the module that called.
+    #[error("control page at {gpa}: cookie {found:#x}, the caller has {expected:#x}")]
+    WrongCookie {
+        /// Where.
+        gpa: Gpa,
+        /// In the page.
+        found: u64,
+        /// In the call.
+        expected: u64,
+    },
+    /// A record that cannot be one.
+    #[error("record at {gpa}, {size} bytes, kind {kind}: {why}")]
+    BadRecord {
+        /// Where.
+        gpa: Gpa,
+        /// Its size, bytes.
+        size: u64,
+        /// Its kind.
+        kind: u32,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Not reachable.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+impl GuestFields {
+    /// Copies the guest half of the page at `gpa` once.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the page cannot be read.
+    pub fn read(memory: &GuestMemory, gpa: Gpa) -> Result<Self, MemoryError> {
+        let mut bytes = [0_u8; HALF_SIZE];
+        memory.read(gpa, &mut bytes)?;
+        Ok(Self::decode(&bytes))
+    }
+
+    /// Gives names to the bytes of a guest half.
+    #[must_use]
+    pub fn decode(bytes: &[u8; HALF_SIZE]) -> Self {
+        let mut free_blocks = [0; FREE_ORDERS];
+        for (order, blocks) in free_blocks.iter_mut().enumerate() {
+            *blocks = u64_at(bytes, offset_of!(GuestHalf, free_blocks) + order * 8);
+        }
+        Self {
+            magic: u64_at(bytes, offset_of!(GuestHalf, magic)),
+            abi_version: u32_at(bytes, offset_of!(GuestHalf, abi_version)),
+            record_kind: u32_at(bytes, offset_of!(GuestHalf, record_kind)),
+            cookie: u64_at(bytes, offset_of!(GuestHalf, cookie)),
+            own_gpa: Gpa::new(u64_at(bytes, offset_of!(GuestHalf, own_gpa))),
+            record_gpa: Gpa::new(u64_at(bytes, offset_of!(GuestHalf, record_gpa))),
+            record_size: u64_at(bytes, offset_of!(GuestHalf, record_size)),
+            offer_seq: u64_at(bytes, offset_of!(GuestHalf, offer_seq)),
+            offer_count: u32_at(bytes, offset_of!(GuestHalf, offer_count)),
+            offer_head: u32_at(bytes, offset_of!(GuestHalf, offer_head)),
+            revoke_seq: u64_at(bytes, offset_of!(GuestHalf, revoke_seq)),
+            statistics: GuestStatistics {
+                total_pages: u64_at(bytes, offset_of!(GuestHalf, total_pages)),
+                free_pages: u64_at(bytes, offset_of!(GuestHalf, free_pages)),
+                reserve_pages: u64_at(bytes, offset_of!(GuestHalf, reserve_pages)),
+                free_blocks,
+            },
+        }
+    }
+
+    /// Whether this is the live control page at `gpa` of the module with `cookie`.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check_identity(&self, gpa: Gpa, cookie: u64) -> Result<(), PageError> {
+        let expected = imr_common::guest_abi::ABI_VERSION;
+        if self.magic != MAGIC {
+            return Err(PageError::NoMagic { gpa, found: self.magic });
+        }
+        if self.abi_version != expected {
+            return Err(PageError::Version { gpa, found: self.abi_version, expected });
+        }
+        if self.own_gpa != gpa {
+            return Err(PageError::WrongAddress { gpa, found: self.own_gpa });
+        }
+        if self.cookie != cookie || cookie == 0 {
+            return Err(PageError::WrongCookie { gpa, found: self.cookie, expected: cookie });
+        }
+        Ok(())
+    }
+
+    /// Whether the record is one that can be read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_record(&self, memory: &GuestMemory) -> Result<(), PageError> {
+        let bad = |why| {
+            Err(PageError::BadRecord {
+                gpa: self.record_gpa,
+                size: self.record_size,
+                kind: self.record_kind,
+                why,
+            })
+        };
+        if self.record_kind != RECORD_LIST {
+            return bad("kind not known to this host");
+        }
+        if self.record_size != LIST_RECORD_SIZE {
+            return bad("a list record has one page");
+        }
+        if !self.record_gpa.get().is_multiple_of(FRAME_SIZE) {
+            return bad("not page-aligned");
+        }
+        if self.record_gpa == self.own_gpa {
+            return bad("is the control page");
+        }
+        if !memory.is_ram(self.record_gpa, self.record_size) {
+            return bad("not inside a RAM slot");
+        }
+        Ok(())
+    }
+}
+
+impl HostFields {
+    /// Copies the host half of the page at `gpa` once.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the page cannot be read.
+    pub fn read(memory: &GuestMemory, gpa: Gpa) -> Result<Self, MemoryError> {
+        let mut bytes = [0_u8; offset_of!(HostHalf, results)];
+        memory.read(host_gpa(gpa, 0), &mut bytes)?;
+        Ok(Self {
+            attach_id: u64_at(&bytes, offset_of!(HostHalf, attach_id)),
+            heartbeat: u64_at(&bytes, offset_of!(HostHalf, heartbeat)),
+            mode: u32_at(&bytes, offset_of!(HostHalf, mode)),
+            claim_seq: u64_at(&bytes, offset_of!(HostHalf, claim_seq)),
+            done_seq: u64_at(&bytes, offset_of!(HostHalf, done_seq)),
+            abandon_seq: u64_at(&bytes, offset_of!(HostHalf, abandon_seq)),
+            want_pages: u64_at(&bytes, offset_of!(HostHalf, want_pages)),
+        })
+    }
+}
+
+/// Writes one 64-bit field of the host half.
+///
+/// # Errors
+/// [`MemoryError`] when the page cannot be written.
+pub fn write_host_u64(
+    memory: &GuestMemory,
+    page: Gpa,
+    field_offset: usize,
+    value: u64,
+) -> Result<(), MemoryError> {
+    memory.write(host_gpa(page, field_offset), &value.to_le_bytes())
+}
+
+/// Writes `mode`.
+///
+/// # Errors
+/// [`MemoryError`] when the page cannot be written.
+pub fn write_mode(memory: &GuestMemory, page: Gpa, mode: u32) -> Result<(), MemoryError> {
+    memory.write(host_gpa(page, offset_of!(HostHalf, mode)), &mode.to_le_bytes())
+}
+
+/// Writes the first `results.len()` results.
+///
+/// # Errors
+/// [`MemoryError`] when the page cannot be written.
+pub fn write_results(memory: &GuestMemory, page: Gpa, results: &[u8]) -> Result<(), MemoryError> {
+    debug_assert!(results.len() <= MAX_RANGES);
+    memory.write(host_gpa(page, offset_of!(HostHalf, results)), results)
+}
+
+/// Whether a control page may be at `gpa`: aligned and inside RAM.
+///
+/// # Errors
+/// Which of the two it is not.
+pub fn check_place(memory: &GuestMemory, gpa: Gpa) -> Result<(), PageError> {
+    if !gpa.get().is_multiple_of(CONTROL_PAGE_SIZE as u64) {
+        return Err(PageError::Unaligned(gpa));
+    }
+    if !memory.is_ram(gpa, CONTROL_PAGE_SIZE as u64) {
+        return Err(MemoryError::OutsideRam { start: gpa, len: CONTROL_PAGE_SIZE as u64 }.into());
+    }
+    Ok(())
+}
+
+// The page was checked to lie inside a slot, whose addresses do not overflow.
+fn host_gpa(page: Gpa, field_offset: usize) -> Gpa {
+    Gpa::new(page.get().saturating_add((offset_of!(ControlPage, host) + field_offset) as u64))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[offset..offset + 8]);
+    u64::from_le_bytes(value)
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    let mut value = [0; 4];
+    value.copy_from_slice(&bytes[offset..offset + 4]);
+    u32::from_le_bytes(value)
+}

@@ -1,0 +1,270 @@
+//! The handshake with one load of the guest module: HELLO, claim, done, abandon, BYE.
+//!
+//! The host half is written in answer to a live, proven call only, never on a timer: the page of a kernel
+//! that no longer runs belongs to somebody else. Callers check age and reset generation of the call right
+//! before each step.
+
+use std::mem::offset_of;
+use std::sync::atomic::{Ordering, fence};
+
+use imr_common::guest_abi::HostHalf;
+use thiserror::Error;
+
+use crate::guest::list::{self, ListError, OfferedRange};
+use crate::guest::memory::{GuestMemory, MemoryError};
+use crate::guest::page::{self, GuestFields, GuestStatistics, HostFields, PageError};
+use crate::model::ids::Gpa;
+
+/// What this host process says of itself in every host half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostIdentity {
+    /// Random, never zero.
+    pub attach_id: u64,
+    /// `MODE_*`.
+    pub mode: u32,
+    /// 4 KiB pages the host would like.
+    pub want_pages: u64,
+}
+
+/// How a HELLO was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HelloKind {
+    /// The first of this module, or of this host process.
+    New,
+    /// Another one; the page is as this host left it.
+    Repeated,
+    /// The page is not as this host left it: the VM was rolled back or moved. Taken as new.
+    RolledBack,
+}
+
+/// What became of a doorbell.
+#[derive(Debug)]
+pub enum Claim {
+    /// The offer is the host's until it is finished or abandoned.
+    Taken(Offer),
+    /// The guest had withdrawn it; given back untouched.
+    Revoked,
+    /// It was answered before, or is not the guest's newest any more. Nothing was done.
+    Settled,
+    /// It makes no sense; given back untouched.
+    Malformed(OfferError),
+}
+
+/// An offer that the host has claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its ranges, copied and bounded, not yet checked against the slots.
+    pub ranges: Vec<OfferedRange>,
+    /// An earlier host process had claimed it and died.
+    pub redone: bool,
+}
+
+/// Why an offer makes no sense.
+#[derive(Debug, Error)]
+pub enum OfferError {
+    /// The list is none.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The page changed between the claim and the copy.
+    #[error("the control page changed while offer {seq} was being claimed (it now says {found})")]
+    Changed {
+        /// Claimed.
+        seq: u64,
+        /// What the page says.
+        found: u64,
+    },
+    /// The page or its record is not what HELLO was accepted for.
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
+
+/// Why a session is over. The host must not write the page again.
+#[derive(Debug, Error)]
+pub enum SessionEnd {
+    /// The page is no longer this module's control page.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// The host half is not what this host wrote last: the VM was rolled back or moved. The open offer was
+    /// given back.
+    #[error("the host half of the control page is not as this host left it: the VM was rolled back or moved")]
+    RolledBack,
+}
+
+impl From<MemoryError> for SessionEnd {
+    fn from(error: MemoryError) -> Self {
+        Self::Page(error.into())
+    }
+}
+
+/// The handshake with one load of the guest module.
+#[derive(Debug)]
+pub struct Session {
+    gpa: Gpa,
+    cookie: u64,
+    record_gpa: Gpa,
+    written: HostFields,
+}
+
+impl Session {
+    /// Takes a HELLO that names `gpa` and `cookie`, and answers it. `previous` is the session before it.
+    ///
+    /// # Errors
+    /// [`PageError`]: nothing was written, or the VMM is gone. The previous session stands no more.
+    pub fn hello(
+        previous: Option<&Self>,
+        memory: &GuestMemory,
+        gpa: Gpa,
+        cookie: u64,
+        host: HostIdentity,
+    ) -> Result<(Self, GuestStatistics, HelloKind), PageError> {
+        page::check_place(memory, gpa)?;
+        let guest = GuestFields::read(memory, gpa)?;
+        guest.check_identity(gpa, cookie)?;
+        guest.check_record(memory)?;
+        let found = HostFields::read(memory, gpa)?;
+        let kind = match previous {
+            Some(session) if session.gpa == gpa && session.cookie == cookie => {
+                if session.written == found { HelloKind::Repeated } else { HelloKind::RolledBack }
+            }
+            _ => HelloKind::New,
+        };
+        let mut session = Self { gpa, cookie, record_gpa: guest.record_gpa, written: found };
+        session.answer(memory, host)?;
+        Ok((session, guest.statistics, kind))
+    }
+
+    /// Where the control page is.
+    #[must_use]
+    pub fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    /// Identity of this load of the module.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Claims offer `seq` on a live doorbell.
+    ///
+    /// # Errors
+    /// [`SessionEnd`]: forget the session and wait for HELLO.
+    pub fn claim(
+        &mut self,
+        memory: &GuestMemory,
+        seq: u64,
+        cookie: u64,
+        host: HostIdentity,
+    ) -> Result<Claim, SessionEnd> {
+        let before = GuestFields::read(memory, self.gpa)?;
+        if cookie != self.cookie {
+            let (gpa, found) = (self.gpa, self.cookie);
+            return Err(PageError::WrongCookie { gpa, found, expected: cookie }.into());
+        }
+        before.check_identity(self.gpa, self.cookie)?;
+        if HostFields::read(memory, self.gpa)? != self.written {
+            self.abandon(memory, seq)?;
+            self.write(memory, offset_of!(HostHalf, attach_id), 0)?;
+            return Err(SessionEnd::RolledBack);
+        }
+        if seq == 0
+            || before.offer_seq != seq
+            || self.written.done_seq == seq
+            || self.written.abandon_seq == seq
+        {
+            return Ok(Claim::Settled);
+        }
+        let redone = self.written.claim_seq == seq;
+        self.answer(memory, host)?;
+        self.write(memory, offset_of!(HostHalf, claim_seq), seq)?;
+        self.written.claim_seq = seq;
+        // Pairs with the guest's fence between its store of revoke_seq and its load of claim_seq: at least
+        // one side sees the other (design: claim, full fence, read revoke).
+        fence(Ordering::SeqCst);
+        let guest = GuestFields::read(memory, self.gpa)?;
+        if guest.revoke_seq == seq {
+            self.abandon(memory, seq)?;
+            return Ok(Claim::Revoked);
+        }
+        match self.copy_ranges(memory, seq, &guest) {
+            Ok(ranges) => Ok(Claim::Taken(Offer { seq, ranges, redone })),
+            Err(error) => {
+                self.abandon(memory, seq)?;
+                Ok(Claim::Malformed(error))
+            }
+        }
+    }
+
+    /// Answers offer `seq`: one of `RESULT_*` for each range, then `done_seq`.
+    ///
+    /// # Errors
+    /// [`SessionEnd`] when the page cannot be written.
+    pub fn finish(&mut self, memory: &GuestMemory, seq: u64, results: &[u8]) -> Result<(), SessionEnd> {
+        page::write_results(memory, self.gpa, results)?;
+        // The guest loads done_seq with acquire and then reads the results.
+        fence(Ordering::SeqCst);
+        self.write(memory, offset_of!(HostHalf, done_seq), seq)?;
+        self.written.done_seq = seq;
+        Ok(())
+    }
+
+    /// Gives offer `seq` back untouched.
+    ///
+    /// # Errors
+    /// [`SessionEnd`] when the page cannot be written.
+    pub fn abandon(&mut self, memory: &GuestMemory, seq: u64) -> Result<(), SessionEnd> {
+        self.write(memory, offset_of!(HostHalf, abandon_seq), seq)?;
+        self.written.abandon_seq = seq;
+        Ok(())
+    }
+
+    /// Answers BYE: zero in `attach_id` tells the guest that the host will not write the page again.
+    ///
+    /// # Errors
+    /// [`SessionEnd`] when the page cannot be written.
+    pub fn bye(self, memory: &GuestMemory) -> Result<(), SessionEnd> {
+        self.write(memory, offset_of!(HostHalf, attach_id), 0)
+    }
+
+    fn copy_ranges(
+        &self,
+        memory: &GuestMemory,
+        seq: u64,
+        guest: &GuestFields,
+    ) -> Result<Vec<OfferedRange>, OfferError> {
+        guest.check_identity(self.gpa, self.cookie)?;
+        guest.check_record(memory)?;
+        if guest.offer_seq != seq {
+            return Err(OfferError::Changed { seq, found: guest.offer_seq });
+        }
+        if guest.record_gpa != self.record_gpa {
+            return Err(OfferError::Changed { seq, found: guest.record_gpa.get() });
+        }
+        let record = list::copy(memory, guest.record_gpa).map_err(PageError::from)?;
+        Ok(list::parse(&record, guest.offer_head, guest.offer_count)?)
+    }
+
+    /// Says who answers and in which mode; the heartbeat last, so that the guest sees the rest with it.
+    fn answer(&mut self, memory: &GuestMemory, host: HostIdentity) -> Result<(), MemoryError> {
+        let mut next = self.written;
+        next.mode = host.mode;
+        next.want_pages = host.want_pages;
+        next.attach_id = host.attach_id;
+        next.heartbeat = next.heartbeat.wrapping_add(1);
+        page::write_mode(memory, self.gpa, next.mode)?;
+        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, want_pages), next.want_pages)?;
+        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, attach_id), next.attach_id)?;
+        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, heartbeat), next.heartbeat)?;
+        self.written = next;
+        Ok(())
+    }
+
+    fn write(&self, memory: &GuestMemory, field_offset: usize, value: u64) -> Result<(), SessionEnd> {
+        Ok(page::write_host_u64(memory, self.gpa, field_offset, value)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The session against a control page in this process' own memory: what the guest module would do is done
+//! by hand, step by step, at the moments that matter.
+
+use std::fs::{File, OpenOptions};
+
+use imr_common::guest_abi::{
+    ABI_VERSION, ControlPage, LIST_END, LIST_RECORD_SIZE, MAGIC, MODE_RECLAIMING, RECORD_LIST, RESULT_KEPT,
+    RESULT_RECLAIMED,
+};
+use imr_common::guest_abi::GuestHalf;
+
+use super::*;
+use crate::guest::memory::RamRange;
+
+const COOKIE: u64 = 0xfeed;
+const PAGE: u64 = 0x10_0000;
+const RECORD: u64 = PAGE + 4096;
+const HOST: HostIdentity = HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want_pages: 0 };
+
+/// Two frames of "guest" memory: the control page and the record.
+struct Guest {
+    memory: GuestMemory,
+}
+
+fn self_mem() -> File {
+    OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap()
+}
+
+impl Guest {
+    fn new() -> Self {
+        let bytes = Box::leak(vec![0_u64; 3 * 512].into_boxed_slice());
+        let hva = (bytes.as_ptr() as u64).next_multiple_of(4096);
+        let range = RamRange::from_frames(PAGE / 4096, 2, hva).unwrap();
+        let guest = Self { memory: GuestMemory::new(self_mem(), vec![range]) };
+        guest.set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, cookie), &COOKIE.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, own_gpa), &PAGE.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_gpa), &RECORD.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_size), &LIST_RECORD_SIZE.to_le_bytes());
+        guest
+    }
+
+    fn set(&self, offset: usize, bytes: &[u8]) {
+        self.memory.write(Gpa::new(PAGE + offset as u64), bytes).unwrap();
+    }
+
+    fn offer(&self, seq: u64) {
+        let mut entry = [0; 16];
+        entry[..8].copy_from_slice(&0x20_0000_u64.to_le_bytes());
+        entry[8..12].copy_from_slice(&9_u32.to_le_bytes());
+        entry[12..].copy_from_slice(&LIST_END.to_le_bytes());
+        self.memory.write(Gpa::new(RECORD), &entry).unwrap();
+        self.set(offset_of!(GuestHalf, offer_count), &1_u32.to_le_bytes());
+        self.set(offset_of!(GuestHalf, offer_seq), &seq.to_le_bytes());
+    }
+
+    fn revoke(&self, seq: u64) {
+        self.set(offset_of!(GuestHalf, revoke_seq), &seq.to_le_bytes());
+    }
+
+    fn host(&self) -> HostFields {
+        HostFields::read(&self.memory, Gpa::new(PAGE)).unwrap()
+    }
+
+    fn hello(&self, previous: Option<&Session>) -> Result<(Session, HelloKind), PageError> {
+        Session::hello(previous, &self.memory, Gpa::new(PAGE), COOKIE, HOST)
+            .map(|(session, _, kind)| (session, kind))
+    }
+}
+
+#[test]
+fn an_offer_is_claimed_answered_and_not_taken_twice() {
+    let guest = Guest::new();
+    let (mut session, kind) = guest.hello(None).unwrap();
+    assert_eq!(kind, HelloKind::New);
+    assert_eq!((guest.host().attach_id, guest.host().heartbeat), (7, 1));
+    guest.offer(1);
+    let Claim::Taken(offer) = session.claim(&guest.memory, 1, COOKIE, HOST).unwrap() else {
+        panic!("not taken")
+    };
+    assert_eq!((offer.ranges.len(), offer.redone, guest.host().claim_seq), (1, false, 1));
+    session.finish(&guest.memory, 1, &[RESULT_RECLAIMED]).unwrap();
+    assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 0));
+    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST).unwrap(), Claim::Settled));
+    assert_eq!(guest.hello(Some(&session)).unwrap().1, HelloKind::Repeated);
+}
+
+#[test]
+fn a_revoked_offer_is_given_back_untouched() {
+    let guest = Guest::new();
+    let (mut session, _) = guest.hello(None).unwrap();
+    guest.offer(3);
+    guest.revoke(3);
+    assert!(matches!(session.claim(&guest.memory, 3, COOKIE, HOST).unwrap(), Claim::Revoked));
+    assert_eq!((guest.host().abandon_seq, guest.host().done_seq), (3, 0));
+}
+
+#[test]
+fn a_successor_redoes_what_its_predecessor_had_claimed() {
+    let guest = Guest::new();
+    let (mut first, _) = guest.hello(None).unwrap();
+    guest.offer(5);
+    assert!(matches!(first.claim(&guest.memory, 5, COOKIE, HOST).unwrap(), Claim::Taken(_)));
+    drop(first);
+    let (mut second, kind) = guest.hello(None).unwrap();
+    assert_eq!(kind, HelloKind::New);
+    let Claim::Taken(offer) = second.claim(&guest.memory, 5, COOKIE, HOST).unwrap() else {
+        panic!("not taken")
+    };
+    assert!(offer.redone);
+    second.finish(&guest.memory, 5, &[RESULT_KEPT]).unwrap();
+    assert_eq!(guest.host().done_seq, 5);
+}
+
+#[test]
+fn a_page_that_changed_behind_the_host_ends_the_session() {
+    let guest = Guest::new();
+    let (mut session, _) = guest.hello(None).unwrap();
+    guest.offer(1);
+    guest.set(offset_of!(ControlPage, host) + offset_of!(HostHalf, heartbeat), &99_u64.to_le_bytes());
+    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST), Err(SessionEnd::RolledBack)));
+    assert_eq!((guest.host().abandon_seq, guest.host().attach_id), (1, 0));
+    assert_eq!(guest.hello(Some(&session)).unwrap().1, HelloKind::RolledBack);
+}
+
+#[test]
+fn a_page_of_another_module_is_not_written() {
+    let guest = Guest::new();
+    let (mut session, _) = guest.hello(None).unwrap();
+    guest.offer(1);
+    let before = guest.host();
+    assert!(session.claim(&guest.memory, 1, COOKIE + 1, HOST).is_err());
+    guest.set(offset_of!(GuestHalf, magic), &0_u64.to_le_bytes());
+    assert!(session.claim(&guest.memory, 1, COOKIE, HOST).is_err());
+    assert_eq!(guest.host(), before);
+}
+
+#[test]
+fn nonsense_offers_are_given_back() {
+    let guest = Guest::new();
+    let (mut session, _) = guest.hello(None).unwrap();
+    guest.offer(1);
+    guest.set(offset_of!(GuestHalf, offer_count), &2_u32.to_le_bytes());
+    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST).unwrap(), Claim::Malformed(_)));
+    assert_eq!(guest.host().abandon_seq, 1);
+    assert!(matches!(session.claim(&guest.memory, 2, COOKIE, HOST).unwrap(), Claim::Settled));
+}
+
+#[test]
+fn hello_names_what_is_wrong_and_writes_nothing() {
+    let guest = Guest::new();
+    let said = |gpa: u64, cookie| {
+        Session::hello(None, &guest.memory, Gpa::new(gpa), cookie, HOST).err().map(|error| error.to_string())
+    };
+    assert!(said(PAGE + 8, COOKIE).unwrap().contains("not page-aligned"));
+    assert!(said(PAGE - 4096, COOKIE).unwrap().contains("not inside a RAM slot"));
+    assert!(said(u64::MAX & !4095, COOKIE).unwrap().contains("not inside a RAM slot"));
+    assert!(said(RECORD, COOKIE).unwrap().contains("magic"));
+    assert!(said(PAGE, COOKIE + 1).unwrap().contains("cookie"));
+    guest.set(offset_of!(GuestHalf, record_gpa), &PAGE.to_le_bytes());
+    assert!(said(PAGE, COOKIE).unwrap().contains("is the control page"));
+    guest.set(offset_of!(GuestHalf, abi_version), &(ABI_VERSION + 1).to_le_bytes());
+    assert!(said(PAGE, COOKIE).unwrap().contains("ABI version"));
+    assert_eq!(guest.host(), HostFields::default());
+}
+
+#[test]
+fn bye_says_that_nobody_writes_any_more() {
+    let guest = Guest::new();
+    let (session, _) = guest.hello(None).unwrap();
+    session.bye(&guest.memory).unwrap();
+    assert_eq!(guest.host().attach_id, 0);
+}

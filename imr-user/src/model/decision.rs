@@ -1,0 +1,42 @@
+//! One line of the decision log: what was decided about a VM or an offer, and why.
+
+use serde::Serialize;
+
+use super::ids::{Pid, VmId};
+
+/// One decision, refusals included.
+#[derive(Debug, Clone, Serialize)]
+pub struct Decision {
+    /// Wall-clock time, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// The VM.
+    pub vm: VmId,
+    /// Its VMM process.
+    pub pid: Pid,
+    /// What was decided.
+    pub kind: DecisionKind,
+    /// Why, for people: one clause, no full stop.
+    pub why: String,
+    /// Offer it is about; 0: none.
+    pub offer_seq: u64,
+    /// Bytes it is about.
+    pub bytes: u64,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecisionKind {
+    /// The guest module was accepted.
+    Attached,
+    /// The guest module left, or what it said counts for nothing any more.
+    Detached,
+    /// An offer was taken.
+    Reclaimed,
+    /// An offer was valid and left as it was.
+    Kept,
+    /// Something the guest said was not acceptable.
+    Refused,
+    /// An offer was given back untouched.
+    Abandoned,
+}

@@ -1,0 +1,12 @@
+//! What is known of VMs, slots and blocks, and the immutable picture of it that the view shows.
+//!
+//! Input: observations and outcomes, with their time. Output: [`snapshot::Snapshot`]. Pure: no clock, file,
+//! thread, lock or log line, and no other layer of this crate.
+
+pub mod backing;
+pub mod block;
+pub mod decision;
+pub mod ids;
+pub mod latency;
+pub mod snapshot;
+pub mod vm;

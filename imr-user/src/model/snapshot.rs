@@ -1,0 +1,257 @@
+//! The immutable picture of one moment: what the view shows and `--json` prints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::block::BlockState;
+use super::decision::Decision;
+use super::ids::{BlockId, Gfn, Hva, Pid, VmId};
+use super::latency::LatencySummary;
+
+/// Version of the JSON form of [`Snapshot`]; raised when a field changes its meaning or goes.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything known at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Number of the snapshot, from 1.
+    pub sequence: u64,
+    /// Wall-clock time, milliseconds since 1970-01-01 UTC.
+    pub unix_ms: u64,
+    /// Time since the pipeline began.
+    #[serde(serialize_with = "as_ms", rename = "uptime_ms")]
+    pub uptime: Duration,
+    /// What is done with offers.
+    pub policy: PolicyName,
+    /// The host.
+    pub host: HostSnapshot,
+    /// The VMs, in order of discovery.
+    pub vms: Vec<VmSnapshot>,
+    /// The newest decisions, oldest first, at most a few hundred.
+    pub decisions: Vec<Decision>,
+}
+
+/// What is done with offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyName {
+    /// Watch, answer "kept", take nothing.
+    Observe,
+    /// Take every offered range that no guard forbids, at once.
+    Immediate,
+}
+
+/// The host line.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct HostSnapshot {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Host name.
+    pub name: String,
+    /// MemTotal, bytes.
+    pub mem_total: u64,
+    /// MemAvailable, bytes.
+    pub mem_available: u64,
+    /// SwapTotal, bytes.
+    pub swap_total: u64,
+    /// SwapTotal - SwapFree, bytes.
+    pub swap_used: u64,
+    /// /proc/pressure/memory, `some avg10`, percent; `None` where the kernel has no PSI.
+    pub pressure_some_avg10: Option<f32>,
+    /// Events lost, undecodable or not attributable, by what happened.
+    pub counters: EventCounters,
+    /// Each probe of the eBPF object and how it fares.
+    pub probes: Vec<ProbeStatus>,
+}
+
+/// Events, and what was lost of them. All since the start of this process.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct EventCounters {
+    /// `kvm_page_fault` events on the host.
+    pub page_faults: u64,
+    /// `kvm_hypercall` events on the host.
+    pub hypercalls: u64,
+    /// `kvm_mmu_set_spte` events on the host.
+    pub sptes_set: u64,
+    /// Leaf SPTEs zapped by the TDP MMU.
+    pub sptes_zapped: u64,
+    /// mmu-notifier invalidations.
+    pub unmaps: u64,
+    /// Ring-buffer events dropped.
+    pub lost: u64,
+    /// Events of an unknown kind or length.
+    pub undecodable: u64,
+    /// Events that belong to no known VM.
+    pub unattributed: u64,
+    /// Unmaps matched by address to more than one VM.
+    pub ambiguous: u64,
+    /// eBPF tables that were full when an entry was to be added.
+    pub table_full: u64,
+}
+
+/// One probe.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProbeStatus {
+    /// Kind and kernel function or tracepoint, such as `raw_tp kvm_page_fault`.
+    pub hook: String,
+    /// Attached, or why not and what stands in for it.
+    pub state: ProbeState,
+}
+
+/// Whether a probe is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "why")]
+pub enum ProbeState {
+    /// It is.
+    Attached,
+    /// It is not needed, because of what is said here.
+    NotNeeded(String),
+    /// It could not be attached, because of what is said here.
+    Failed(String),
+}
+
+/// One VM.
+#[derive(Debug, Clone, Serialize)]
+pub struct VmSnapshot {
+    /// Identity within this process.
+    pub id: VmId,
+    /// VMM process.
+    pub pid: Pid,
+    /// QEMU's `-name`, else the process' comm.
+    pub name: String,
+    /// Bytes of guest RAM in all RAM slots.
+    pub ram_bytes: u64,
+    /// Bytes of it with host memory behind them.
+    pub resident_bytes: u64,
+    /// Bytes that the guest says are free (its own statistics; 0 without the module).
+    pub guest_free_bytes: u64,
+    /// Bytes offered since the start.
+    pub offered_bytes: u64,
+    /// Bytes reclaimed since the start, measured by what came back.
+    pub reclaimed_bytes: u64,
+    /// Bytes of blocks now in state reclaimed.
+    pub reclaimed_now_bytes: u64,
+    /// Bytes that were touched again after they were reclaimed.
+    pub refaulted_bytes: u64,
+    /// Page faults (EPT/NPT violations or shadow page faults) a second.
+    pub faults_per_s: f64,
+    /// Page faults since the VM was registered.
+    pub page_faults: u64,
+    /// What the guest module is doing.
+    pub guest: GuestStatus,
+    /// Offers and how they ended.
+    pub offers: OfferCounters,
+    /// Time from the doorbell to `done_seq`.
+    pub offer_to_done: LatencySummary,
+    /// What is done with this VM's offers just now; `Err` text of a guard where it forbids.
+    pub reclaim: ReclaimStatus,
+    /// Its slots.
+    pub slots: Vec<SlotSnapshot>,
+}
+
+/// What the guest module is doing, as far as the host has seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum GuestStatus {
+    /// No HELLO from this VM (yet).
+    NoModule,
+    /// The handshake is up.
+    Attached {
+        /// Guest-physical address of the control page.
+        control_gpa: u64,
+        /// Cookie of this load of the module.
+        cookie: u64,
+    },
+    /// Said BYE, was reset, or its page no longer held what it should.
+    Detached {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Offers of one VM. All since the start of this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct OfferCounters {
+    /// HELLOs answered.
+    pub hellos: u64,
+    /// Doorbells that came with the right proof.
+    pub doorbells: u64,
+    /// Offers claimed.
+    pub claimed: u64,
+    /// Offers finished.
+    pub done: u64,
+    /// Offers given back untouched because the guest had withdrawn them.
+    pub revoked: u64,
+    /// Offers given back untouched for any other reason.
+    pub abandoned: u64,
+    /// Ranges reclaimed.
+    pub ranges_reclaimed: u64,
+    /// Ranges valid but left as they were.
+    pub ranges_kept: u64,
+    /// Ranges that no guest should have offered.
+    pub ranges_refused: u64,
+    /// Calls from anything but the guest kernel.
+    pub denied_calls: u64,
+    /// Calls over the rate limit.
+    pub limited_calls: u64,
+    /// Calls too old to act on.
+    pub stale_calls: u64,
+    /// HELLOs and offers that did not make sense (bad page, bad list).
+    pub malformed: u64,
+    /// Resets and restores of the VM.
+    pub resets: u64,
+}
+
+/// Whether this VM's memory can be reclaimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum ReclaimStatus {
+    /// By this backend.
+    Ready {
+        /// `punch`.
+        backend: String,
+    },
+    /// Not at all, by this guard.
+    Forbidden {
+        /// Name of the guard, such as `private-mapping`.
+        guard: String,
+        /// What it found, for people.
+        why: String,
+    },
+}
+
+/// A memslot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SlotSnapshot {
+    /// Slot id of KVM.
+    pub id: i32,
+    /// First frame.
+    pub base_gfn: Gfn,
+    /// Length, frames.
+    pub npages: u64,
+    /// Where the VMM has it mapped.
+    pub userspace_addr: Hva,
+    /// What backs it, such as `memfd`, `tmpfs`, `hugetlbfs 2 MiB`, `anonymous`, `file /x`.
+    pub backing: String,
+    /// Read-only slot (ROM).
+    pub readonly: bool,
+    /// Its blocks in order, the first being [`SlotSnapshot::first_block`]; empty for slots not followed.
+    #[serde(skip)]
+    pub blocks: Arc<[BlockState]>,
+}
+
+impl SlotSnapshot {
+    /// The block that holds the first frame.
+    #[must_use]
+    pub fn first_block(&self) -> BlockId {
+        self.base_gfn.block()
+    }
+}
+
+fn as_ms<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,63 @@
+//! `cargo xtask`: builds, testbed and checks of IMR.
+//!
+//! In: the command line. Out: an exit code: 0 done, 1 failed, 2 usage, 3 a prerequisite is missing.
+//! Must only dispatch: each command is a module of its own.
+
+mod build_ebpf;
+mod build_kmod;
+mod build_user;
+mod cache;
+mod kernel;
+mod process;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use setup::MissingPrerequisite;
+
+const FAILED: u8 = 1;
+const PREREQUISITE_MISSING: u8 = 3;
+
+/// Builds, testbed and checks of IMR.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the other commands need (Debian 12), or list it
+    Setup(setup::Args),
+    /// Build the eBPF object that imr embeds
+    BuildEbpf,
+    /// Build the guest's kernel module
+    BuildKmod(build_kmod::Args),
+    /// Build imr and imr-top for release, with the eBPF object inside
+    BuildUser,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            let missing = error.is::<MissingPrerequisite>();
+            ExitCode::from(if missing { PREREQUISITE_MISSING } else { FAILED })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup(args) => setup::run(&args)?,
+        Command::BuildEbpf => build_ebpf::run()?,
+        Command::BuildKmod(args) => build_kmod::run(&args)?,
+        Command::BuildUser => build_user::run()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
