@@ -1,1 +1,3 @@
-//! placeholder
+//! Parsed arguments -> validated configuration -> one function a subcommand. Exit codes are decided here.
+//!
+//! 0: done. 1: failed. 2: wrong usage. 3: something that IMR needs is missing on this host.

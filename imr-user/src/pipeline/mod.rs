@@ -1,1 +1,1 @@
-//! placeholder
+//! The only place that knows all layers.

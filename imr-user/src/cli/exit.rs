@@ -1,0 +1,35 @@
+//! Exit codes, and how an error ends the program.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::pipeline::PipelineError;
+
+/// Something failed.
+pub const FAILED: u8 = 1;
+/// The arguments make no sense.
+pub const USAGE: u8 = 2;
+/// Something that IMR needs is not there: privileges, a kernel feature, the eBPF object.
+pub const MISSING: u8 = 3;
+
+/// Prints the error with its causes on standard error and gives the exit code for it. A closed pipe on
+/// standard output is the reader's way to say "enough" and ends the program quietly.
+#[must_use]
+pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    if is_broken_pipe(&error) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{program}: {error:#}");
+    let missing = error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite);
+    ExitCode::from(if missing { MISSING } else { FAILED })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

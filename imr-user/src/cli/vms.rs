@@ -1,0 +1,83 @@
+//! `imr vms`: the VMs that run now, once.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::model::snapshot::{PolicyName, ReclaimStatus, Snapshot};
+use crate::pipeline::{self, Config};
+
+/// Arguments of `imr vms`.
+#[derive(Debug, Args)]
+pub struct VmsArgs {
+    /// The whole snapshot as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Prints the VMs.
+///
+/// # Errors
+/// The pipeline could not start or failed, or standard output is gone.
+pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+    runtime.block_on(async {
+        let mut handle = pipeline::spawn(Config {
+            policy: PolicyName::Observe,
+            answer: false,
+            pids: Vec::new(),
+            delay: Duration::from_secs(1),
+            debug_bpf: false,
+        })?;
+        let snapshot = handle.snapshots.wait_for(|snapshot| snapshot.sequence > 0).await.map(|found| found.clone());
+        handle.ask_to_stop();
+        handle.join()?;
+        let Ok(snapshot) = snapshot else { bail!("the pipeline ended without a snapshot") };
+        let mut out = io::stdout().lock();
+        if args.json {
+            serde_json::to_writer(&mut out, snapshot.as_ref()).map_err(io::Error::from)?;
+            writeln!(out)?;
+        } else {
+            table(&mut out, &snapshot)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
+    if snapshot.vms.is_empty() {
+        return writeln!(out, "no KVM guest is running on {}", snapshot.host.name);
+    }
+    writeln!(out, "{:>8}  {:<20} {:>9} {:>12}  BACKEND", "PID", "NAME", "RAM MiB", "RESIDENT MiB")?;
+    for vm in &snapshot.vms {
+        let backend = match &vm.reclaim {
+            ReclaimStatus::Ready { backend } => backend.clone(),
+            ReclaimStatus::Forbidden { guard, why } => format!("none ({guard}: {why})"),
+        };
+        writeln!(
+            out,
+            "{:>8}  {:<20} {:>9} {:>12}  {backend}",
+            vm.pid,
+            vm.name,
+            vm.ram_bytes / MIB,
+            vm.resident_bytes / MIB
+        )?;
+        for slot in &vm.slots {
+            let writable = if slot.readonly { "ro" } else { "rw" };
+            writeln!(
+                out,
+                "          slot {:>3}  {:#014x} {:>9} KiB {writable}  {}",
+                slot.id,
+                slot.base_gfn.get() * 4096,
+                slot.npages * 4,
+                slot.backing
+            )?;
+        }
+    }
+    Ok(())
+}

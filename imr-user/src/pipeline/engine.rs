@@ -1,0 +1,494 @@
+//! The loop: events and reports in, snapshots and records out.
+//!
+//! It waits for the ring buffer, the workers, the baselines, the VMMs' ends and the tick, whichever comes
+//! first, and never blocks on a VM.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use imr_common::host_abi::Event;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::baseline::{self, Baseline};
+use super::record::{Happened, Record, Summary, VmRef};
+use super::reports::{self, DecisionLog};
+use super::vms::{FollowedVm, NoWorker, WorkerStart};
+use super::worker::Report;
+use super::{Config, PipelineError, clock};
+use crate::correlate::{Call, Correlator, Observation};
+use crate::guest::lock::LockError;
+use crate::ingest::IngestError;
+use crate::ingest::discovery::{self, VmFacts as FoundVm};
+use crate::ingest::events::Events;
+use crate::ingest::host;
+use crate::ingest::loader::{LoadOptions, Probes};
+use crate::ingest::registry::Registry;
+use crate::ingest::tables::Tables;
+use crate::ingest::vmm::Vmm;
+use crate::model::decision::DecisionKind;
+use crate::model::ids::{Pid, VmId};
+use crate::model::latency::LatencyWindow;
+use crate::model::snapshot::{EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot};
+
+/// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
+const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
+/// The VMMs' page tables are read at attach and then this often.
+const BASELINE_INTERVAL: Duration = Duration::from_secs(5);
+/// Guest memory that the block table has room for, as a multiple of the host's memory.
+const OVERCOMMIT: u64 = 8;
+/// The least guest memory it has room for, bytes.
+const LEAST_GUEST_BYTES: u64 = 64 << 30;
+
+/// The pipeline's state.
+pub(super) struct Engine {
+    config: Config,
+    attach_id: u64,
+    probes: Probes,
+    events: Events,
+    tables: Tables,
+    registry: Registry,
+    correlator: Correlator,
+    vms: BTreeMap<VmId, FollowedVm>,
+    /// Files that were looked at and are no VM to follow, so that each is said once.
+    refused_files: HashSet<(Pid, u32, u64)>,
+    next_id: u32,
+    log: DecisionLog,
+    totals_of_ended: Summary,
+    offer_to_done: LatencyWindow,
+    /// Why no guest may be answered at all, if so.
+    unanswerable: Option<String>,
+    reports_in: UnboundedSender<(VmId, Report)>,
+    reports: UnboundedReceiver<(VmId, Report)>,
+    baselines_in: UnboundedSender<(VmId, Result<Baseline, IngestError>)>,
+    baselines: UnboundedReceiver<(VmId, Result<Baseline, IngestError>)>,
+    ended_in: UnboundedSender<VmId>,
+    ended: UnboundedReceiver<VmId>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    records: UnboundedSender<Record>,
+    host: HostSnapshot,
+    started: Instant,
+    sequence: u64,
+}
+
+/// What the first look at the snapshot channel shows.
+pub(super) fn empty_snapshot(config: &Config) -> Snapshot {
+    Snapshot {
+        schema_version: SCHEMA_VERSION,
+        sequence: 0,
+        unix_ms: clock::unix_ms(),
+        uptime: Duration::ZERO,
+        policy: config.policy,
+        host: HostSnapshot::default(),
+        vms: Vec::new(),
+        decisions: Vec::new(),
+    }
+}
+
+impl Engine {
+    /// Loads the probes and follows the VMs that run.
+    pub(super) fn start(
+        config: Config,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        records: UnboundedSender<Record>,
+    ) -> Result<Self, PipelineError> {
+        let host = host::read()?;
+        let max_guest_bytes = (host.mem_total * OVERCOMMIT).max(LEAST_GUEST_BYTES);
+        let mut probes = Probes::load(&LoadOptions { max_guest_bytes, debug_bpf: config.debug_bpf })?;
+        let events = probes.events()?;
+        let tables = probes.tables()?;
+        let registry = probes.registry()?;
+        let unanswerable = probes.can_prove_calls().and_then(|()| probes.can_see_resets()).err();
+        let attach_id = host::random_u64()?.max(1);
+        let (reports_in, reports) = unbounded_channel();
+        let (baselines_in, baselines) = unbounded_channel();
+        let (ended_in, ended) = unbounded_channel();
+        let mut engine = Self {
+            config,
+            attach_id,
+            probes,
+            events,
+            tables,
+            registry,
+            correlator: Correlator::default(),
+            vms: BTreeMap::new(),
+            refused_files: HashSet::new(),
+            next_id: 1,
+            log: DecisionLog::default(),
+            totals_of_ended: Summary::default(),
+            offer_to_done: LatencyWindow::default(),
+            unanswerable,
+            reports_in,
+            reports,
+            baselines_in,
+            baselines,
+            ended_in,
+            ended,
+            snapshots,
+            records,
+            host,
+            started: Instant::now(),
+            sequence: 0,
+        };
+        let pids = engine.config.pids.clone();
+        if pids.is_empty() {
+            engine.discover(None);
+        }
+        for pid in pids {
+            engine.discover(Some(pid));
+        }
+        Ok(engine)
+    }
+
+    /// Works until `stop`.
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), PipelineError> {
+        let failed = |state: &ProbeState| matches!(state, ProbeState::Failed(_));
+        let probes = self.probes.status();
+        self.tell(None, Happened::Ready {
+            vms: self.vms.len(),
+            probes_attached: probes.iter().filter(|probe| probe.state == ProbeState::Attached).count(),
+            probes_failed: probes.iter().filter(|probe| failed(&probe.state)).count(),
+        });
+        if let Some(why) = self.unanswerable.clone() {
+            self.tell(None, Happened::Problem { what: format!("no guest is answered: {why}") });
+        }
+        let mut tick = interval(self.config.delay);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut slots = interval(SLOTS_INTERVAL);
+        slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut baseline = interval(BASELINE_INTERVAL);
+        baseline.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch: Vec<Event> = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                read = self.events.next_batch(&mut batch) => {
+                    read?;
+                    for event in batch.drain(..) {
+                        if let Some(observation) = self.correlator.observe(&event) {
+                            self.observe(observation);
+                        }
+                    }
+                }
+                Some((vm, report)) = self.reports.recv() => self.report(vm, report),
+                Some(vm) = self.ended.recv() => self.remove(vm),
+                Some((vm, result)) = self.baselines.recv() => self.take_baseline(vm, result),
+                _ = slots.tick() => self.follow_slot_changes(),
+                _ = baseline.tick() => self.start_baselines(),
+                _ = tick.tick() => self.publish(),
+            }
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Called(vm, call) => self.call(vm, call),
+            Observation::UnknownVm { pid, .. } => {
+                if self.config.pids.is_empty() || self.config.pids.contains(&pid) {
+                    self.discover(Some(pid));
+                }
+            }
+            Observation::SlotsChanged(vm) => {
+                if let Some(vm) = self.vms.get_mut(&vm) {
+                    vm.dirty = true;
+                }
+            }
+            Observation::Reset(id) => {
+                let Some(vm) = self.vms.get_mut(&id) else { return };
+                vm.reset();
+                // Each vCPU's registers are written: one reset, several events.
+                let already = vm.reset_told_ns.replace(clock::monotonic_ns());
+                let burst_ns = 1_000_000_000;
+                if already.is_none_or(|told| clock::monotonic_ns().saturating_sub(told) > burst_ns) {
+                    vm.model.offers.resets += 1;
+                    self.tell(Some(id), Happened::Reset);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, id: VmId, call: Call) {
+        if !self.config.answer || self.unanswerable.is_some() {
+            return;
+        }
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        if matches!(call.op, crate::correlate::CallOp::Doorbell(_)) {
+            vm.model.offers.doorbells += 1;
+        }
+        let start = WorkerStart {
+            tables: &self.tables,
+            policy: self.config.policy,
+            attach_id: self.attach_id,
+            reports: &self.reports_in,
+        };
+        let problem = match vm.call(call, &start) {
+            Ok(true) => return,
+            Ok(false) => {
+                vm.model.offers.limited_calls += 1;
+                return;
+            }
+            Err(NoWorker::Lock(error @ LockError::Taken { .. })) => {
+                vm.model.reclaim =
+                    ReclaimStatus::Forbidden { guard: "other-instance".into(), why: error.to_string() };
+                return;
+            }
+            Err(NoWorker::Lock(error)) => error.to_string(),
+            Err(NoWorker::Ingest(error)) => error.to_string(),
+            Err(NoWorker::Thread(error)) => format!("cannot start a thread for the VM: {error}"),
+        };
+        self.tell(Some(id), Happened::Problem { what: problem });
+    }
+
+    fn report(&mut self, id: VmId, report: Report) {
+        if matches!(report, Report::VmmGone) {
+            return self.remove(id);
+        }
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        if let Report::Done(done) = &report {
+            self.offer_to_done.add_ns(done.total_ns());
+            // What is known of the VMM's mappings is out of date.
+            vm.dirty |= done.outcome.mapping_stale();
+        }
+        if let Some(happened) = reports::apply(vm, &mut self.log, report) {
+            self.tell(Some(id), happened);
+        }
+    }
+
+    /// Finds the VMs of one process, or of all, and follows those that are new.
+    fn discover(&mut self, pid: Option<Pid>) {
+        let files = match discovery::kvm_vm_files(pid) {
+            Ok(files) => files,
+            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
+        };
+        let found = match discovery::walk(&mut self.probes, &files) {
+            Ok(found) => found,
+            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
+        };
+        for vm in found {
+            if self.vms.values().any(|known| known.found.kvm == vm.kvm) {
+                continue;
+            }
+            let file = (vm.pid, vm.fd, vm.kvm);
+            if let Err(error) = self.follow(vm)
+                && self.refused_files.insert(file)
+            {
+                let what = format!("VM of pid {} is not followed: {error}", file.0);
+                self.tell(None, Happened::Problem { what });
+            }
+        }
+    }
+
+    fn follow(&mut self, found: FoundVm) -> Result<(), IngestError> {
+        let vmm = Arc::new(Vmm::open(found.pid)?);
+        let segments = vmm.segments(&found.slots)?;
+        let registration = self.registry.register(&found, &self.tables)?;
+        let id = VmId::new(self.next_id);
+        self.next_id += 1;
+        self.correlator.register(registration.index(), found.kvm, id);
+        let vm = FollowedVm::new(id, Arc::clone(&vmm), found, registration, segments);
+        let ended = self.ended_in.clone();
+        let watched = Arc::clone(&vmm);
+        tokio::spawn(async move {
+            // A pidfd that cannot be polled any more belongs to a process that is gone, too.
+            let _ = watched.wait_for_exit().await;
+            let _ = ended.send(id);
+        });
+        let snapshot = vm.model.snapshot();
+        self.vms.insert(id, vm);
+        let backend = match snapshot.reclaim {
+            ReclaimStatus::Ready { backend } => backend,
+            ReclaimStatus::Forbidden { guard, .. } => format!("nothing is taken ({guard})"),
+        };
+        self.tell(Some(id), Happened::VmAdded { ram_bytes: snapshot.ram_bytes, backend });
+        self.start_baseline(id);
+        Ok(())
+    }
+
+    fn remove(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get(&id) else { return };
+        let reference = reference(vm);
+        if let Some(mut vm) = self.vms.remove(&id) {
+            vm.stop_worker();
+            self.correlator.unregister(vm.registration.index());
+            add_to_summary(&mut self.totals_of_ended, &vm);
+            if let Err(error) = self.registry.unregister(vm.registration) {
+                self.tell(None, Happened::Problem { what: error.to_string() });
+            }
+        }
+        let _ = self.records.send(Record {
+            unix_ms: clock::unix_ms(),
+            vm: Some(reference),
+            happened: Happened::VmGone,
+        });
+    }
+
+    /// Reads the slots of VMs again whose memslot generation has changed, and of such that closed their VM.
+    fn follow_slot_changes(&mut self) {
+        let dirty: Vec<VmId> =
+            self.vms.iter().filter(|(_, vm)| vm.dirty).map(|(id, _)| *id).collect();
+        for id in dirty {
+            if let Err(error) = self.read_slots_again(id) {
+                self.tell(Some(id), Happened::Problem { what: format!("slots: {error}") });
+            }
+        }
+    }
+
+    fn read_slots_again(&mut self, id: VmId) -> Result<(), IngestError> {
+        let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
+        vm.dirty = false;
+        let file = (vm.found.pid, vm.found.fd);
+        let kvm = vm.found.kvm;
+        let found = discovery::walk(&mut self.probes, &[file])?;
+        let Some(found) = found.into_iter().find(|found| found.kvm == kvm) else {
+            self.remove(id);
+            return Ok(());
+        };
+        let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
+        if found.slots == vm.found.slots && vm.facts_are_current() {
+            vm.found = found;
+            return Ok(());
+        }
+        let segments = vm.vmm.segments(&found.slots)?;
+        let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
+        let before = vm.model.snapshot().ram_bytes;
+        vm.set_layout(found, registration, segments);
+        let ram_bytes = vm.model.snapshot().ram_bytes;
+        let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
+        if before != ram_bytes {
+            self.tell(Some(id), Happened::SlotsChanged { ram_bytes, slots });
+        }
+        Ok(())
+    }
+
+    fn start_baselines(&mut self) {
+        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        for id in ids {
+            self.start_baseline(id);
+            // Guards can change without a change of slots: a device is assigned, memory is locked.
+            if let Some(vm) = self.vms.get_mut(&id) {
+                vm.dirty = true;
+            }
+        }
+    }
+
+    fn start_baseline(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        if std::mem::replace(&mut vm.baseline_running, true) {
+            return;
+        }
+        let (vmm, facts, results) = (Arc::clone(&vm.vmm), vm.facts.clone(), self.baselines_in.clone());
+        tokio::task::spawn_blocking(move || {
+            let _ = results.send((id, baseline::read(id, &vmm, &facts)));
+        });
+    }
+
+    fn take_baseline(&mut self, id: VmId, result: Result<Baseline, IngestError>) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        vm.baseline_running = false;
+        match result {
+            Ok(baseline) => {
+                for (position, frames) in &baseline.slots {
+                    vm.model.baseline(*position, 0, frames, baseline.taken_ns);
+                }
+            }
+            // Its end is reported by the pidfd.
+            Err(error) if error.is_vmm_gone() => {}
+            Err(error) => self.tell(Some(id), Happened::Problem { what: format!("baseline: {error}") }),
+        }
+    }
+
+    fn publish(&mut self) {
+        match host::read() {
+            Ok(host) => self.host = host,
+            Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),
+        }
+        self.host.counters = self.counters();
+        self.host.probes = self.probes.status();
+        let now_ns = clock::monotonic_ns();
+        for vm in self.vms.values_mut() {
+            vm.refresh(&self.tables, now_ns);
+        }
+        self.sequence += 1;
+        let snapshot = Snapshot {
+            schema_version: SCHEMA_VERSION,
+            sequence: self.sequence,
+            unix_ms: clock::unix_ms(),
+            uptime: self.started.elapsed(),
+            policy: self.config.policy,
+            host: self.host.clone(),
+            vms: self.vms.values().map(|vm| vm.model.snapshot()).collect(),
+            decisions: self.log.to_vec(),
+        };
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn counters(&self) -> EventCounters {
+        let totals = self.tables.totals();
+        let unmatched = self.correlator.unmatched();
+        EventCounters {
+            page_faults: totals.page_faults,
+            hypercalls: totals.hypercalls,
+            sptes_set: totals.sptes_set,
+            sptes_zapped: totals.sptes_zapped,
+            unmaps: totals.unmaps,
+            lost: totals.events_lost,
+            undecodable: unmatched.undecodable + self.events.undecodable(),
+            unattributed: unmatched.unattributed
+                + totals.page_faults_unattributed
+                + totals.sptes_set_unattributed
+                + totals.sptes_zapped_unattributed,
+            ambiguous: totals.unmaps_ambiguous,
+            table_full: totals.table_full,
+        }
+    }
+
+    fn finish(mut self) {
+        for vm in self.vms.values_mut() {
+            vm.stop_worker();
+        }
+        while let Ok((vm, report)) = self.reports.try_recv() {
+            self.report(vm, report);
+        }
+        self.publish();
+        let mut summary = std::mem::take(&mut self.totals_of_ended);
+        for vm in self.vms.values() {
+            add_to_summary(&mut summary, vm);
+        }
+        let latency = self.offer_to_done.summary();
+        summary.offer_to_done_p50_us = latency.p50_us;
+        summary.offer_to_done_p99_us = latency.p99_us;
+        summary.events = self.counters();
+        self.tell(None, Happened::Summary(summary));
+    }
+
+    fn tell(&self, vm: Option<VmId>, happened: Happened) {
+        let vm = vm.and_then(|id| self.vms.get(&id)).map(reference);
+        // Nobody listens: imr-top shows the snapshot instead.
+        let _ = self.records.send(Record { unix_ms: clock::unix_ms(), vm, happened });
+    }
+}
+
+fn reference(vm: &FollowedVm) -> VmRef {
+    VmRef { id: vm.model.id(), pid: vm.model.pid(), name: vm.model.name().to_owned() }
+}
+
+fn add_to_summary(summary: &mut Summary, vm: &FollowedVm) {
+    let snapshot = vm.model.snapshot();
+    let offers = snapshot.offers;
+    summary.vms += 1;
+    summary.offered_bytes += snapshot.offered_bytes;
+    summary.reclaimed_bytes += snapshot.reclaimed_bytes;
+    summary.refaulted_bytes += snapshot.refaulted_bytes;
+    summary.claimed += offers.claimed;
+    summary.done += offers.done;
+    summary.revoked += offers.revoked;
+    summary.abandoned += offers.abandoned;
+    summary.denied_calls += offers.denied_calls;
+    summary.stale_calls += offers.stale_calls;
+    summary.malformed += offers.malformed;
+}

@@ -1,0 +1,143 @@
+//! What workers report -> counters, block states, decisions and records.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use imr_common::guest_abi::{RESULT_KEPT, RESULT_RECLAIMED, RESULT_REFUSED};
+
+use super::clock;
+use super::record::Happened;
+use super::vms::FollowedVm;
+use super::worker::{Done, Report};
+use crate::guest::session::HelloKind;
+use crate::model::decision::{Decision, DecisionKind};
+use crate::model::ids::FRAME_SIZE;
+use crate::model::snapshot::GuestStatus;
+
+/// Decisions kept for the view.
+const DECISIONS: usize = 200;
+
+/// The newest decisions.
+#[derive(Debug, Default)]
+pub(super) struct DecisionLog(VecDeque<Decision>);
+
+impl DecisionLog {
+    pub(super) fn add(&mut self, vm: &FollowedVm, kind: DecisionKind, why: String, offer_seq: u64, bytes: u64) {
+        if self.0.len() == DECISIONS {
+            self.0.pop_front();
+        }
+        let (vm, pid) = (vm.model.id(), vm.model.pid());
+        self.0.push_back(Decision { unix_ms: clock::unix_ms(), vm, pid, kind, why, offer_seq, bytes });
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<Decision> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// Takes over one report. Returns what is to be told, if anything.
+pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) -> Option<Happened> {
+    let offers = &mut vm.model.offers;
+    match report {
+        Report::Hello { kind, gpa, cookie, statistics } => {
+            offers.hellos += 1;
+            vm.model.guest_free_bytes = statistics.free_pages.saturating_mul(FRAME_SIZE);
+            let kind = match kind {
+                HelloKind::Repeated => return None,
+                HelloKind::New => "new",
+                HelloKind::RolledBack => "rolled_back",
+            };
+            vm.model.guest = GuestStatus::Attached { control_gpa: gpa.get(), cookie };
+            log.add(vm, DecisionKind::Attached, format!("HELLO ({kind}), control page at {gpa}"), 0, 0);
+            Some(Happened::Hello { control_gpa: gpa.get(), kind: kind.into() })
+        }
+        Report::Detached { why } => {
+            vm.model.guest = GuestStatus::Detached { why: why.clone() };
+            vm.model.guest_free_bytes = 0;
+            log.add(vm, DecisionKind::Detached, why.clone(), 0, 0);
+            Some(Happened::Detached { why })
+        }
+        Report::Claimed(offer) => {
+            offers.claimed += 1;
+            let bytes = offer.ranges.iter().map(|range| range.npages.saturating_mul(FRAME_SIZE)).sum();
+            let now_ns = clock::monotonic_ns();
+            for range in &offer.ranges {
+                vm.model.offered(range.base_gfn, range.npages, now_ns);
+            }
+            Some(Happened::Claim { seq: offer.seq, ranges: offer.ranges.len(), bytes, redone: offer.redone })
+        }
+        Report::Done(done) => Some(finished(vm, log, &done)),
+        Report::Abandoned { seq, revoked, why } => {
+            if revoked {
+                offers.revoked += 1;
+            } else {
+                offers.abandoned += 1;
+            }
+            log.add(vm, DecisionKind::Abandoned, why.clone(), seq, 0);
+            Some(Happened::Abandoned { seq, why })
+        }
+        Report::Malformed { why } => {
+            offers.malformed += 1;
+            log.add(vm, DecisionKind::Refused, why.clone(), 0, 0);
+            Some(Happened::Refused { why })
+        }
+        Report::Stale => {
+            offers.stale_calls += 1;
+            None
+        }
+        // The end of the VMM is the engine's business.
+        Report::Settled | Report::VmmGone => None,
+    }
+}
+
+fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened {
+    let outcome = &done.outcome;
+    let mut why = BTreeSet::new();
+    let (mut reclaimed, mut kept, mut refused) = (0, 0, 0);
+    let (mut offered_bytes, mut reclaimed_bytes) = (0, 0);
+    for (&(base_gfn, npages), range) in done.ranges.iter().zip(&outcome.ranges) {
+        offered_bytes += npages.saturating_mul(FRAME_SIZE);
+        match range.result.wire() {
+            RESULT_RECLAIMED => {
+                reclaimed += 1;
+                reclaimed_bytes += range.done_bytes;
+                vm.model.reclaimed(base_gfn, npages, done.reclaimed_ns);
+                continue;
+            }
+            RESULT_KEPT => kept += 1,
+            RESULT_REFUSED => refused += 1,
+            _ => {}
+        }
+        why.insert(range.result.to_string());
+    }
+    let total_ns = done.total_ns();
+    let model = &mut vm.model;
+    model.offer_to_done.add_ns(total_ns);
+    model.reclaimed_bytes += outcome.freed_bytes;
+    model.offers.done += 1;
+    model.offers.ranges_reclaimed += reclaimed as u64;
+    model.offers.ranges_kept += kept as u64;
+    model.offers.ranges_refused += refused as u64;
+    let why: Vec<String> = why.into_iter().collect();
+    let seq = outcome.offer_seq;
+    if reclaimed > 0 {
+        log.add(vm, DecisionKind::Reclaimed, format!("{reclaimed} ranges by {}", outcome.backend), seq, reclaimed_bytes);
+    }
+    if kept > 0 {
+        log.add(vm, DecisionKind::Kept, why.join("; "), seq, offered_bytes - reclaimed_bytes);
+    } else if refused > 0 {
+        log.add(vm, DecisionKind::Refused, why.join("; "), seq, offered_bytes - reclaimed_bytes);
+    }
+    Happened::Done {
+        seq,
+        offered_bytes,
+        reclaimed_bytes,
+        freed_bytes: outcome.freed_bytes,
+        reclaimed,
+        kept,
+        refused,
+        why,
+        claim_us: done.claimed_ns.saturating_sub(done.rung_ns) / 1000,
+        reclaim_us: done.reclaimed_ns.saturating_sub(done.claimed_ns) / 1000,
+        total_us: total_ns / 1000,
+    }
+}

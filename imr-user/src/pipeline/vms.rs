@@ -1,0 +1,237 @@
+//! One followed VM in the pipeline: its process, its slots, its place in the shared tables, its worker.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::worker::{Job, Report, Worker};
+use crate::correlate::Call;
+use crate::guest::lock::{LockError, VmLock};
+use crate::guest::memory::{GuestMemory, RamRange};
+use crate::ingest::IngestError;
+use crate::ingest::discovery::VmFacts as FoundVm;
+use crate::ingest::registry::Registration;
+use crate::ingest::tables::Tables;
+use crate::ingest::vmm::Vmm;
+use crate::model::backing::Segment;
+use crate::model::ids::{Gfn, Hva, VmId};
+use crate::model::snapshot::{PolicyName, ReclaimStatus};
+use crate::model::vm::{BlockReading, SlotDescription, VmModel};
+use crate::reclaim::guards::{self, SlotFacts, VmFacts};
+
+/// Jobs that may wait for one worker. More are dropped and counted: the guest rings again.
+const JOBS: usize = 256;
+
+/// A followed VM.
+pub(super) struct FollowedVm {
+    pub(super) model: VmModel,
+    pub(super) vmm: Arc<Vmm>,
+    pub(super) found: FoundVm,
+    pub(super) registration: Registration,
+    pub(super) facts: VmFacts,
+    pub(super) baseline_running: bool,
+    /// The slots changed and are to be read again.
+    pub(super) dirty: bool,
+    /// When a reset was told last, ns of CLOCK_MONOTONIC.
+    pub(super) reset_told_ns: Option<u64>,
+    worker: Option<RunningWorker>,
+}
+
+struct RunningWorker {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+}
+
+/// Why there is no worker for a VM.
+pub(super) enum NoWorker {
+    Lock(LockError),
+    Ingest(IngestError),
+    Thread(std::io::Error),
+}
+
+/// What a worker is started with.
+pub(super) struct WorkerStart<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) policy: PolicyName,
+    pub(super) attach_id: u64,
+    pub(super) reports: &'a UnboundedSender<(VmId, Report)>,
+}
+
+impl FollowedVm {
+    pub(super) fn new(
+        id: VmId,
+        vmm: Arc<Vmm>,
+        found: FoundVm,
+        registration: Registration,
+        segments: Vec<Vec<Segment>>,
+    ) -> Self {
+        let model = VmModel::new(id, vmm.pid(), vmm.name().to_owned());
+        let facts = VmFacts::default();
+        let mut vm = Self {
+            model,
+            vmm,
+            found,
+            registration,
+            facts,
+            baseline_running: false,
+            dirty: false,
+            reset_told_ns: None,
+            worker: None,
+        };
+        vm.set_segments(segments);
+        vm
+    }
+
+    /// Takes over a new slot layout, and what is behind it.
+    pub(super) fn set_layout(&mut self, found: FoundVm, registration: Registration, segments: Vec<Vec<Segment>>) {
+        self.found = found;
+        self.registration = registration;
+        self.set_segments(segments);
+    }
+
+    fn set_segments(&mut self, segments: Vec<Vec<Segment>>) {
+        let slots = self.found.slots.iter().zip(segments).enumerate();
+        self.facts = VmFacts {
+            vfio: self.vmm.has_vfio(),
+            guest_memfd: self.vmm.has_guest_memfd(),
+            slots: slots
+                .map(|(position, (slot, segments))| SlotFacts {
+                    base_gfn: Gfn::new(slot.base_gfn),
+                    npages: slot.npages,
+                    readonly: slot.is_readonly(),
+                    followed: self.registration.block_base(position).is_some(),
+                    segments,
+                })
+                .collect(),
+        };
+        self.model.set_slots(self.describe_slots());
+        self.model.reclaim = match guards::vm_guard(&self.facts) {
+            Ok(()) => ReclaimStatus::Ready { backend: "punch".into() },
+            Err(guard) => ReclaimStatus::Forbidden { guard: guard.name().into(), why: guard.to_string() },
+        };
+        self.send(Job::Layout(self.ram_ranges(), self.facts.clone()));
+    }
+
+    fn describe_slots(&self) -> Vec<SlotDescription> {
+        self.found
+            .slots
+            .iter()
+            .zip(&self.facts.slots)
+            .map(|(slot, facts)| SlotDescription {
+                id: slot.id,
+                base_gfn: facts.base_gfn,
+                npages: facts.npages,
+                userspace_addr: Hva::new(slot.userspace_addr),
+                backing: describe_backing(&facts.segments),
+                readonly: facts.readonly,
+                followed: facts.followed,
+            })
+            .collect()
+    }
+
+    /// Writable RAM, where a control page may be.
+    fn ram_ranges(&self) -> Vec<RamRange> {
+        let followed = self.found.slots.iter().zip(&self.facts.slots);
+        followed
+            .filter(|(_, facts)| facts.followed && !facts.readonly)
+            .filter_map(|(slot, _)| RamRange::from_frames(slot.base_gfn, slot.npages, slot.userspace_addr))
+            .collect()
+    }
+
+    /// Gives a call to the worker; starts it with the first. `false`: the worker has too much to do, the
+    /// guest will ring again.
+    pub(super) fn call(&mut self, call: Call, start: &WorkerStart<'_>) -> Result<bool, NoWorker> {
+        if self.worker.is_none() {
+            self.worker = Some(self.start_worker(start)?);
+        }
+        Ok(self.send(Job::Call(call)))
+    }
+
+    /// Tells the worker, if there is one, that the VM was reset.
+    pub(super) fn reset(&mut self) {
+        self.send(Job::Reset);
+        self.model.forget_claims();
+    }
+
+    fn send(&mut self, job: Job) -> bool {
+        let Some(worker) = &self.worker else { return true };
+        match worker.jobs.try_send(job) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => false,
+            Err(TrySendError::Disconnected(_)) => {
+                self.worker = None;
+                false
+            }
+        }
+    }
+
+    /// Lets the worker finish the offer it is at, and end. Its last reports are in the queue then.
+    pub(super) fn stop_worker(&mut self) {
+        if let Some(RunningWorker { jobs, thread }) = self.worker.take() {
+            drop(jobs);
+            // A worker that panicked has said so on standard error; its session is over either way.
+            let _ = thread.join();
+        }
+    }
+
+    fn start_worker(&self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
+        let lock = VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
+        let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
+        let proc_dir: OwnedFd =
+            self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
+        let worker = Worker {
+            vm: self.model.id(),
+            index: self.registration.index(),
+            proc_dir,
+            memory: GuestMemory::new(mem.into(), self.ram_ranges()),
+            facts: self.facts.clone(),
+            tables: start.tables.clone(),
+            policy: start.policy,
+            attach_id: start.attach_id,
+            reports: start.reports.clone(),
+            session: None,
+            _lock: lock,
+        };
+        let (jobs, receiver) = sync_channel(JOBS);
+        let thread = thread::Builder::new()
+            .name(format!("imr-{}", self.model.id()))
+            .spawn(move || worker.run(&receiver))
+            .map_err(NoWorker::Thread)?;
+        Ok(RunningWorker { jobs, thread })
+    }
+
+    /// Compares every block with the shared tables.
+    pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
+        let index = self.registration.index();
+        let record = tables.vm(index);
+        self.model.sample_faults(record.page_faults, now_ns);
+        self.model.offers.denied_calls = record.denied_calls;
+        self.model.offers.limited_calls = record.limited_calls;
+        let registration = &self.registration;
+        self.model.refresh(|slot, block| match registration.block_base(slot) {
+            Some(base) => {
+                let record = tables.block(base + block as u64);
+                let mapped: u32 = record.mapped.iter().map(|word| word.count_ones()).sum();
+                BlockReading { mapped_frames: mapped as u16, last_map_ns: record.last_map_ns }
+            }
+            None => BlockReading::default(),
+        });
+    }
+}
+
+fn describe_backing(segments: &[Segment]) -> String {
+    let Some(first) = segments.first() else { return "unknown".into() };
+    let sharing = if first.shared { "shared" } else { "private" };
+    let pages = match first.page_size {
+        4096 => String::new(),
+        bytes => format!(", {} KiB pages", bytes / 1024),
+    };
+    let more = match segments.len() {
+        1 => String::new(),
+        count => format!(", {count} mappings"),
+    };
+    format!("{} ({sharing}{pages}{more})", first.kind)
+}

@@ -1,0 +1,243 @@
+//! One thread for each VM whose guest module has called: answers its calls in order, so that a slow VM never
+//! delays another.
+//!
+//! Input: jobs from the engine. Output: reports to it. It acts only on a live, proven call: younger than
+//! [`CALL_LIFETIME_MS`] and of the reset generation that still holds.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::Receiver;
+
+use imr_common::guest_abi::{CALL_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::clock;
+use crate::correlate::{Call, CallOp};
+use crate::guest::lock::VmLock;
+use crate::guest::memory::{GuestMemory, MemoryError, RamRange};
+use crate::guest::page::{GuestStatistics, PageError};
+use crate::guest::session::{Claim, HelloKind, HostIdentity, Offer, Session, SessionEnd};
+use crate::ingest::tables::Tables;
+use crate::model::ids::{Gfn, Gpa, VmId};
+use crate::model::snapshot::PolicyName;
+use crate::policy;
+use crate::reclaim::executor::{self, Target};
+use crate::reclaim::guards::VmFacts;
+use crate::reclaim::outcome::Outcome;
+use crate::reclaim::punch::Punch;
+
+/// What the engine asks of a worker.
+pub(super) enum Job {
+    /// Answer a call.
+    Call(Call),
+    /// The VM was reset: forget the session.
+    Reset,
+    /// The slots or what is behind them changed.
+    Layout(Vec<RamRange>, VmFacts),
+}
+
+/// What a worker tells the engine.
+pub(super) enum Report {
+    /// A HELLO was answered.
+    Hello { kind: HelloKind, gpa: Gpa, cookie: u64, statistics: GuestStatistics },
+    /// The session is over.
+    Detached { why: String },
+    /// An offer was claimed.
+    Claimed(Offer),
+    /// An offer was answered.
+    Done(Done),
+    /// An offer was given back.
+    Abandoned { seq: u64, revoked: bool, why: String },
+    /// The guest said something that makes no sense.
+    Malformed { why: String },
+    /// A call was too old, or of a generation that is over.
+    Stale,
+    /// A doorbell for an offer that was answered before.
+    Settled,
+    /// The VMM has ended.
+    VmmGone,
+}
+
+/// An answered offer.
+pub(super) struct Done {
+    pub(super) ranges: Vec<(Gfn, u64)>,
+    pub(super) outcome: Outcome,
+    /// Doorbell, claim, end of the reclaim calls, done; ns of CLOCK_MONOTONIC.
+    pub(super) rung_ns: u64,
+    pub(super) claimed_ns: u64,
+    pub(super) reclaimed_ns: u64,
+    pub(super) done_ns: u64,
+}
+
+impl Done {
+    /// Doorbell to done, ns.
+    pub(super) fn total_ns(&self) -> u64 {
+        self.done_ns.saturating_sub(self.rung_ns)
+    }
+}
+
+/// All that one VM's worker owns.
+pub(super) struct Worker {
+    pub(super) vm: VmId,
+    pub(super) index: u32,
+    pub(super) proc_dir: OwnedFd,
+    pub(super) memory: GuestMemory,
+    pub(super) facts: VmFacts,
+    pub(super) tables: Tables,
+    pub(super) policy: PolicyName,
+    pub(super) attach_id: u64,
+    pub(super) reports: UnboundedSender<(VmId, Report)>,
+    pub(super) session: Option<Session>,
+    pub(super) _lock: VmLock,
+}
+
+impl Worker {
+    /// Works until the engine drops the other end of `jobs`.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            match job {
+                Job::Call(call) => self.call(call),
+                Job::Reset => self.end("the VM was reset, restored or shut down".into()),
+                Job::Layout(ranges, facts) => {
+                    self.memory.set_ranges(ranges);
+                    self.facts = facts;
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        if !self.is_live(&call) {
+            return self.report(Report::Stale);
+        }
+        match call.op {
+            CallOp::Hello(gpa) => self.hello(gpa, call.cookie),
+            CallOp::Doorbell(seq) => self.doorbell(seq, call),
+            CallOp::Bye => self.bye(call.cookie),
+            CallOp::Unknown(op) => self.report(Report::Malformed { why: format!("unknown call {op}") }),
+        }
+    }
+
+    fn is_live(&self, call: &Call) -> bool {
+        let age_ns = clock::monotonic_ns().saturating_sub(call.time_ns);
+        age_ns <= CALL_LIFETIME_MS * 1_000_000 && self.is_same_boot(call)
+    }
+
+    fn is_same_boot(&self, call: &Call) -> bool {
+        self.tables.reset_generation(self.index) == call.generation
+    }
+
+    fn hello(&mut self, gpa: Gpa, cookie: u64) {
+        match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity()) {
+            Ok((session, statistics, kind)) => {
+                self.session = Some(session);
+                self.report(Report::Hello { kind, gpa, cookie, statistics });
+            }
+            Err(PageError::Memory(MemoryError::VmmGone)) => self.gone(),
+            // The valid one before it stands: a bad HELLO must not silence a good one.
+            Err(error) => self.report(Report::Malformed { why: format!("HELLO: {error}") }),
+        }
+    }
+
+    fn doorbell(&mut self, seq: u64, call: Call) {
+        let identity = self.identity();
+        // Without a session there is no page to answer in; the guest says HELLO about once a second then.
+        let Some(session) = self.session.as_mut() else { return self.report(Report::Settled) };
+        match session.claim(&self.memory, seq, call.cookie, identity) {
+            Ok(Claim::Taken(offer)) => self.take(&offer, call),
+            Ok(Claim::Revoked) => {
+                let why = "the guest had withdrawn it".into();
+                self.report(Report::Abandoned { seq, revoked: true, why });
+            }
+            Ok(Claim::Settled) => self.report(Report::Settled),
+            Ok(Claim::Malformed(error)) => {
+                self.report(Report::Malformed { why: format!("offer {seq}: {error}") });
+                self.report(Report::Abandoned { seq, revoked: false, why: error.to_string() });
+            }
+            Err(end) => self.ended(&end),
+        }
+    }
+
+    fn take(&mut self, offer: &Offer, call: Call) {
+        let claimed_ns = clock::monotonic_ns();
+        self.report(Report::Claimed(offer.clone()));
+        let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
+        let plan = policy::decide(self.policy, self.vm, offer.seq, ranges.iter().copied());
+        let outcome = {
+            let mut backend = Punch::new(self.proc_dir.as_fd());
+            let mut target = Target { facts: &self.facts, backend: &mut backend };
+            executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
+        };
+        let reclaimed_ns = clock::monotonic_ns();
+        if outcome.vmm_gone() {
+            return self.gone();
+        }
+        if outcome.stopped() || !self.is_same_boot(&call) {
+            let seq = offer.seq;
+            let why = "the VM was reset, restored or shut down meanwhile".into();
+            self.report(Report::Abandoned { seq, revoked: false, why });
+            return self.end("the VM was reset, restored or shut down".into());
+        }
+        let results: Vec<u8> = outcome.ranges.iter().map(|range| range.result.wire()).collect();
+        let Some(session) = self.session.as_mut() else { return };
+        match session.finish(&self.memory, offer.seq, &results) {
+            Ok(()) => {
+                let done_ns = clock::monotonic_ns();
+                let rung_ns = call.time_ns;
+                self.report(Report::Done(Done {
+                    ranges,
+                    outcome,
+                    rung_ns,
+                    claimed_ns,
+                    reclaimed_ns,
+                    done_ns,
+                }));
+            }
+            Err(end) => self.ended(&end),
+        }
+    }
+
+    fn bye(&mut self, cookie: u64) {
+        match self.session.take() {
+            Some(session) if session.cookie() == cookie => match session.bye(&self.memory) {
+                Ok(()) => self.report(Report::Detached { why: "the module said BYE".into() }),
+                Err(end) => self.ended(&end),
+            },
+            other => {
+                self.session = other;
+                self.report(Report::Settled);
+            }
+        }
+    }
+
+    fn identity(&self) -> HostIdentity {
+        let mode = match self.policy {
+            PolicyName::Observe => MODE_OBSERVING,
+            PolicyName::Immediate => MODE_RECLAIMING,
+        };
+        HostIdentity { attach_id: self.attach_id, mode, want_pages: 0 }
+    }
+
+    fn ended(&mut self, end: &SessionEnd) {
+        if matches!(end, SessionEnd::Page(PageError::Memory(MemoryError::VmmGone))) {
+            self.gone();
+        } else {
+            self.end(end.to_string());
+        }
+    }
+
+    fn end(&mut self, why: String) {
+        if self.session.take().is_some() {
+            self.report(Report::Detached { why });
+        }
+    }
+
+    fn gone(&mut self) {
+        self.session = None;
+        self.report(Report::VmmGone);
+    }
+
+    fn report(&self, report: Report) {
+        // The engine is gone only when everything stops; then nobody asks.
+        let _ = self.reports.send((self.vm, report));
+    }
+}

@@ -1,0 +1,14 @@
+//! Effects: gives the memory behind the ranges of a [`Plan`](crate::policy::plan::Plan) back to the host.
+//!
+//! Input: a plan and what is known of the VM ([`guards::VmFacts`]). Output: [`outcome::Outcome`], facts only.
+//! Nothing here decides what should be reclaimed, writes a log line, looks at a clock or touches the guest's
+//! control page. Order of a batch: [`guards`] -> [`backend`] opened -> [`executor`] calls -> measured.
+
+pub mod backend;
+pub mod executor;
+pub mod guards;
+pub mod outcome;
+pub mod punch;
+
+#[cfg(test)]
+mod testing;
