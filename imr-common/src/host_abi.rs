@@ -106,6 +106,8 @@ pub struct Totals {
     pub calls_unproven: u64,
     /// Map updates that failed (a table was full).
     pub table_full: u64,
+    /// Proven calls of a VM that is not registered (yet); the guest repeats them.
+    pub calls_unattributed: u64,
 }
 
 /// A followed RAM slot.
@@ -247,10 +249,41 @@ pub struct KernelLayout {
     pub reserved: u32,
 }
 
+impl KernelLayout {
+    /// Nothing is known: what the eBPF object is built with.
+    pub const UNKNOWN: Self = Self {
+        vcpu_kvm: NO_OFFSET,
+        vcpu_rax: NO_OFFSET,
+        kvm_memslots: NO_OFFSET,
+        kvm_mmu_notifier: NO_OFFSET,
+        memslots_generation: NO_OFFSET,
+        memslots_id_hash: NO_OFFSET,
+        memslots_node_idx: NO_OFFSET,
+        slot_id_node: NO_OFFSET,
+        slot_base_gfn: NO_OFFSET,
+        slot_npages: NO_OFFSET,
+        slot_userspace_addr: NO_OFFSET,
+        slot_flags: NO_OFFSET,
+        slot_id: NO_OFFSET,
+        range_start: NO_OFFSET,
+        range_end: NO_OFFSET,
+        file_private_data: NO_OFFSET,
+        task_tgid: NO_OFFSET,
+        arg_fault_vcpu: NO_OFFSET,
+        arg_fault_address: NO_OFFSET,
+        arg_entry_vcpu: NO_OFFSET,
+        memslots_buckets: 0,
+        proof_by_return: 0,
+        notifier_kprobe: 0,
+        reserved: 0,
+    };
+}
+
 const _: () = {
     assert!(size_of::<BlockRecord>() == 128);
     assert!(size_of::<VmRecord>() == 128);
     assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Totals>() == 14 * 8);
     assert!(size_of::<SlotFact>() == 56);
     assert!(size_of::<VmSlots>() == 8 + MAX_SLOTS * 32);
     assert!(size_of::<KernelLayout>() == 24 * 4);

@@ -1,1 +1,6 @@
-//! x
+//! What the test rings share: a harness whose skips say why and are counted.
+//!
+//! The rings themselves are in `abi/`, `replay/`, `privileged/` (targets of this crate) and `vm/` (scripts
+//! that `cargo xtask test vm` runs in the testbed). The programs in `src/bin` run inside the testbed.
+
+pub mod ring;

@@ -10,6 +10,8 @@ mod cache;
 mod kernel;
 mod process;
 mod setup;
+mod testbed;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,10 @@ enum Command {
     BuildKmod(build_kmod::Args),
     /// Build imr and imr-top for release, with the eBPF object inside
     BuildUser,
+    /// Run a real KVM host with real guests, nested in QEMU
+    Testbed(testbed::Args),
+    /// Check the rules that no compiler checks
+    Tidy(tidy::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +64,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BuildEbpf => build_ebpf::run()?,
         Command::BuildKmod(args) => build_kmod::run(&args)?,
         Command::BuildUser => build_user::run()?,
+        Command::Testbed(args) => return testbed::run(args),
+        Command::Tidy(args) => tidy::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

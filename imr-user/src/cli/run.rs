@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::top::parse_duration;
+use super::duration;
 use crate::model::ids::Pid;
 use crate::model::snapshot::PolicyName;
 use crate::pipeline::record::{Happened, Record};
@@ -30,7 +30,7 @@ pub struct RunArgs {
     pid: Vec<u32>,
 
     /// Stop after this time, such as 10s or 5m; without it, at SIGINT or SIGTERM.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     duration: Option<Duration>,
 
     /// Print what the eBPF programs log.

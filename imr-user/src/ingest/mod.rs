@@ -1,1 +1,20 @@
-//! placeholder
+//! Everything that comes in: the eBPF programs and their tables, the ring buffer, what /proc says of VMMs and host.
+//!
+//! Input: the running kernel. Output: raw events and facts, decoded once. It joins nothing, decides nothing and
+//! changes nothing outside its own tables.
+
+pub mod btf;
+pub mod discovery;
+mod error;
+pub mod events;
+pub mod host;
+mod layout;
+pub mod loader;
+mod privilege;
+mod probe_list;
+pub mod registry;
+mod smaps;
+pub mod tables;
+pub mod vmm;
+
+pub use error::IngestError;

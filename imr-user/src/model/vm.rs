@@ -10,6 +10,9 @@ use super::ids::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use super::latency::LatencyWindow;
 use super::snapshot::{GuestStatus, OfferCounters, ReclaimStatus, SlotSnapshot, VmSnapshot};
 
+/// Longest name kept, characters.
+const NAME_CHARS: usize = 64;
+
 /// A memslot as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotDescription {
@@ -85,13 +88,13 @@ pub struct VmModel {
 }
 
 impl VmModel {
-    /// A VM without slots.
+    /// A VM without slots. In its name, which the VMM's owner chose, nothing that a terminal obeys is kept.
     #[must_use]
-    pub fn new(id: VmId, pid: Pid, name: String) -> Self {
+    pub fn new(id: VmId, pid: Pid, name: &str) -> Self {
         Self {
             id,
             pid,
-            name,
+            name: name.chars().take(NAME_CHARS).map(|c| if c.is_control() { '?' } else { c }).collect(),
             slots: Vec::new(),
             guest: GuestStatus::NoModule,
             reclaim: ReclaimStatus::Forbidden { guard: "starting".into(), why: "not looked at yet".into() },

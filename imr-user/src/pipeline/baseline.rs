@@ -6,12 +6,11 @@ use std::sync::Arc;
 use super::clock;
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
-use crate::model::ids::{FRAMES_PER_BLOCK, Gfn, VmId};
+use crate::model::ids::{FRAMES_PER_BLOCK, Gfn};
 use crate::reclaim::guards::VmFacts;
 
 /// Resident frames per block of every followed slot.
 pub(super) struct Baseline {
-    pub(super) vm: VmId,
     /// When reading began, ns of CLOCK_MONOTONIC.
     pub(super) taken_ns: u64,
     /// By position of the slot.
@@ -19,7 +18,7 @@ pub(super) struct Baseline {
 }
 
 /// Reads it. Takes about 5 ms for each GiB of guest RAM: call it where nothing waits for it.
-pub(super) fn read(vm: VmId, vmm: &Arc<Vmm>, facts: &VmFacts) -> Result<Baseline, IngestError> {
+pub(super) fn read(vmm: &Arc<Vmm>, facts: &VmFacts) -> Result<Baseline, IngestError> {
     let taken_ns = clock::monotonic_ns();
     let mut slots = Vec::new();
     for (position, slot) in facts.slots.iter().enumerate().filter(|(_, slot)| slot.followed) {
@@ -36,5 +35,5 @@ pub(super) fn read(vm: VmId, vmm: &Arc<Vmm>, facts: &VmFacts) -> Result<Baseline
         }
         slots.push((position, frames));
     }
-    Ok(Baseline { vm, taken_ns, slots })
+    Ok(Baseline { taken_ns, slots })
 }

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::baseline::{self, Baseline};
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
-use super::vms::{FollowedVm, NoWorker, WorkerStart};
+use super::vms::{FollowedVm, Hazards, Layout, NoWorker, WorkerStart};
 use super::worker::Report;
 use super::{Config, PipelineError, clock};
 use crate::correlate::{Call, Correlator, Observation};
@@ -28,7 +28,6 @@ use crate::ingest::loader::{LoadOptions, Probes};
 use crate::ingest::registry::Registry;
 use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
-use crate::model::decision::DecisionKind;
 use crate::model::ids::{Pid, VmId};
 use crate::model::latency::LatencyWindow;
 use crate::model::snapshot::{EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot};
@@ -252,7 +251,8 @@ impl Engine {
         if let Report::Done(done) = &report {
             self.offer_to_done.add_ns(done.total_ns());
             // What is known of the VMM's mappings is out of date.
-            vm.dirty |= done.outcome.mapping_stale();
+            vm.mappings_changed |= done.outcome.mapping_stale();
+            vm.dirty |= vm.mappings_changed;
         }
         if let Some(happened) = reports::apply(vm, &mut self.log, report) {
             self.tell(Some(id), happened);
@@ -285,12 +285,13 @@ impl Engine {
 
     fn follow(&mut self, found: FoundVm) -> Result<(), IngestError> {
         let vmm = Arc::new(Vmm::open(found.pid)?);
+        let hazards = Hazards::of(&vmm);
         let segments = vmm.segments(&found.slots)?;
         let registration = self.registry.register(&found, &self.tables)?;
         let id = VmId::new(self.next_id);
         self.next_id += 1;
         self.correlator.register(registration.index(), found.kvm, id);
-        let vm = FollowedVm::new(id, Arc::clone(&vmm), found, registration, segments);
+        let vm = FollowedVm::new(id, Arc::clone(&vmm), Layout { found, registration, segments, hazards });
         let ended = self.ended_in.clone();
         let watched = Arc::clone(&vmm);
         tokio::spawn(async move {
@@ -349,14 +350,14 @@ impl Engine {
             return Ok(());
         };
         let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
-        if found.slots == vm.found.slots && vm.facts_are_current() {
-            vm.found = found;
+        let hazards = Hazards::of(&vm.vmm);
+        if found.slots == vm.found.slots && hazards == vm.hazards && !std::mem::take(&mut vm.mappings_changed) {
             return Ok(());
         }
         let segments = vm.vmm.segments(&found.slots)?;
         let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
         let before = vm.model.snapshot().ram_bytes;
-        vm.set_layout(found, registration, segments);
+        vm.set_layout(Layout { found, registration, segments, hazards });
         let ram_bytes = vm.model.snapshot().ram_bytes;
         let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
         if before != ram_bytes {
@@ -383,7 +384,7 @@ impl Engine {
         }
         let (vmm, facts, results) = (Arc::clone(&vm.vmm), vm.facts.clone(), self.baselines_in.clone());
         tokio::task::spawn_blocking(move || {
-            let _ = results.send((id, baseline::read(id, &vmm, &facts)));
+            let _ = results.send((id, baseline::read(&vmm, &facts)));
         });
     }
 

@@ -1,1 +1,136 @@
-//! The only place that knows all layers.
+//! The only place that knows all layers: events in, observations, model, policy, answers, snapshots out.
+//!
+//! Input: [`Config`]. Output: a [`Handle`] with the newest [`Snapshot`] and a stream of [`record::Record`]s.
+//! Runs in a thread of its own; each VM whose guest module has called gets one more ([`worker`]).
+
+mod baseline;
+mod clock;
+mod doctor;
+mod engine;
+pub mod record;
+mod reports;
+mod vms;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use doctor::{Feature, FeatureState, examine};
+
+use crate::ingest::IngestError;
+use crate::model::ids::Pid;
+use crate::model::snapshot::{PolicyName, Snapshot};
+use record::Record;
+
+/// What to follow and what to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What is done with offers.
+    pub policy: PolicyName,
+    /// Whether guests are answered at all; `false`: only look.
+    pub answer: bool,
+    /// Only the VMs of these processes; empty: all.
+    pub pids: Vec<Pid>,
+    /// Time between two snapshots; at least 100 ms.
+    pub delay: Duration,
+    /// Print what the eBPF programs log.
+    pub debug_bpf: bool,
+}
+
+/// Why the pipeline could not start, or ended.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// The eBPF side or /proc.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// No thread or no runtime.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What could not be started.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A defect of this program; the panic message was printed before.
+    #[error("the pipeline thread panicked; please report this with the message above")]
+    Panicked,
+}
+
+impl PipelineError {
+    /// Whether something that this program needs is not there, as opposed to a failure.
+    #[must_use]
+    pub fn is_missing_prerequisite(&self) -> bool {
+        matches!(self, Self::Ingest(error) if error.is_missing_prerequisite())
+    }
+}
+
+/// A running pipeline. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct Handle {
+    /// The newest snapshot; the first has sequence 0 and is empty.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What happens, in order; ends after the summary.
+    pub records: mpsc::UnboundedReceiver<Record>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: JoinHandle<Result<(), PipelineError>>,
+}
+
+impl Handle {
+    /// Asks the pipeline to finish what it is doing, write its summary and end.
+    pub fn ask_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that it has ended already.
+            let _ = stop.send(());
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// What ended it, where nobody asked for it.
+    pub fn join(self) -> Result<(), PipelineError> {
+        self.thread.join().unwrap_or(Err(PipelineError::Panicked))
+    }
+}
+
+/// Loads the probes, finds the VMs that run, and starts.
+///
+/// # Errors
+/// [`PipelineError`], among them every missing prerequisite, before anything was attached.
+pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
+    let (snapshot_sender, snapshots) = watch::channel(Arc::new(engine::empty_snapshot(&config)));
+    let (record_sender, records) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel();
+    let (started, start) = std::sync::mpsc::sync_channel(1);
+    let thread = thread::Builder::new()
+        .name("imr-pipeline".into())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|source| PipelineError::Start { what: "the runtime", source })?;
+            runtime.block_on(async {
+                match engine::Engine::start(config, snapshot_sender, record_sender) {
+                    Ok(engine) => {
+                        let _ = started.send(Ok(()));
+                        engine.run(stopped).await
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        Ok(())
+                    }
+                }
+            })
+        })
+        .map_err(|source| PipelineError::Start { what: "the pipeline thread", source })?;
+    match start.recv() {
+        Ok(Ok(())) => Ok(Handle { snapshots, records, stop: Some(stop), thread }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(thread.join().unwrap_or(Err(PipelineError::Panicked)).err().unwrap_or(PipelineError::Panicked)),
+    }
+}

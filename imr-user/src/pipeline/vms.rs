@@ -25,6 +25,27 @@ use crate::reclaim::guards::{self, SlotFacts, VmFacts};
 /// Jobs that may wait for one worker. More are dropped and counted: the guest rings again.
 const JOBS: usize = 256;
 
+/// What can forbid reclaim without a change of slots: judged for the whole process, every few seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hazards {
+    vfio: bool,
+    guest_memfd: bool,
+}
+
+impl Hazards {
+    pub(super) fn of(vmm: &Vmm) -> Self {
+        Self { vfio: vmm.has_vfio(), guest_memfd: vmm.has_guest_memfd() }
+    }
+}
+
+/// A VM's slots and what is behind them, read at one time.
+pub(super) struct Layout {
+    pub(super) found: FoundVm,
+    pub(super) registration: Registration,
+    pub(super) segments: Vec<Vec<Segment>>,
+    pub(super) hazards: Hazards,
+}
+
 /// A followed VM.
 pub(super) struct FollowedVm {
     pub(super) model: VmModel,
@@ -32,9 +53,12 @@ pub(super) struct FollowedVm {
     pub(super) found: FoundVm,
     pub(super) registration: Registration,
     pub(super) facts: VmFacts,
+    pub(super) hazards: Hazards,
     pub(super) baseline_running: bool,
     /// The slots changed and are to be read again.
     pub(super) dirty: bool,
+    /// The VMM mapped something else behind its slots.
+    pub(super) mappings_changed: bool,
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
     worker: Option<RunningWorker>,
@@ -61,23 +85,18 @@ pub(super) struct WorkerStart<'a> {
 }
 
 impl FollowedVm {
-    pub(super) fn new(
-        id: VmId,
-        vmm: Arc<Vmm>,
-        found: FoundVm,
-        registration: Registration,
-        segments: Vec<Vec<Segment>>,
-    ) -> Self {
-        let model = VmModel::new(id, vmm.pid(), vmm.name().to_owned());
-        let facts = VmFacts::default();
+    pub(super) fn new(id: VmId, vmm: Arc<Vmm>, layout: Layout) -> Self {
+        let Layout { found, registration, segments, hazards } = layout;
         let mut vm = Self {
-            model,
+            model: VmModel::new(id, vmm.pid(), vmm.name()),
             vmm,
             found,
             registration,
-            facts,
+            facts: VmFacts::default(),
+            hazards,
             baseline_running: false,
             dirty: false,
+            mappings_changed: false,
             reset_told_ns: None,
             worker: None,
         };
@@ -86,17 +105,19 @@ impl FollowedVm {
     }
 
     /// Takes over a new slot layout, and what is behind it.
-    pub(super) fn set_layout(&mut self, found: FoundVm, registration: Registration, segments: Vec<Vec<Segment>>) {
+    pub(super) fn set_layout(&mut self, layout: Layout) {
+        let Layout { found, registration, segments, hazards } = layout;
         self.found = found;
         self.registration = registration;
+        self.hazards = hazards;
         self.set_segments(segments);
     }
 
     fn set_segments(&mut self, segments: Vec<Vec<Segment>>) {
         let slots = self.found.slots.iter().zip(segments).enumerate();
         self.facts = VmFacts {
-            vfio: self.vmm.has_vfio(),
-            guest_memfd: self.vmm.has_guest_memfd(),
+            vfio: self.hazards.vfio,
+            guest_memfd: self.hazards.guest_memfd,
             slots: slots
                 .map(|(position, (slot, segments))| SlotFacts {
                     base_gfn: Gfn::new(slot.base_gfn),

@@ -19,7 +19,7 @@ fn slot(base_gfn: u64, npages: u64) -> SlotDescription {
 }
 
 fn vm(base_gfn: u64, npages: u64) -> VmModel {
-    let mut vm = VmModel::new(VmId::new(1), Pid::new(2), "guest".into());
+    let mut vm = VmModel::new(VmId::new(1), Pid::new(2), "gu\x1best");
     vm.set_slots(vec![slot(base_gfn, npages)]);
     vm
 }
@@ -36,6 +36,11 @@ fn touch(vm: &mut VmModel, block: usize, frames: u16, at_ns: u64) {
 
 fn unread(_: usize) -> BlockReading {
     BlockReading::default()
+}
+
+#[test]
+fn a_name_holds_nothing_that_a_terminal_obeys() {
+    assert_eq!(vm(0, 512).name(), "gu?est");
 }
 
 #[test]

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Guest <-> host: hypercall, control page and record. Generated from
+ * imr-common/src/guest_abi.rs by `cargo xtask tidy --bless`; do not edit.
+ */
+#ifndef IMR_ABI_H
+#define IMR_ABI_H
+
+#include <linux/build_bug.h>
+#include <linux/compiler.h>
+#include <linux/stddef.h>
+#include <linux/types.h>
+
+/*
+ * Version of everything in this file. Host and guest refuse each other unless
+ * it is equal.
+ */
+#define IMR_ABI_VERSION 1U
+
+/*
+ * Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the
+ * call (kvm_hypercall) and returns -KVM_ENOSYS to a caller at CPL 0, -KVM_EPERM
+ * to any other (arch/x86/kvm/x86.c, kvm_emulate_hypercall, 4.17 to 6.12).
+ */
+#define IMR_HYPERCALL_NR 0x494d5201ULL
+
+/*
+ * First hypercall argument (RBX): the guest's control page is at the
+ * guest-physical address in RCX, its cookie in RDX. Said at load, then every
+ * IMR_HELLO_INTERVAL_MS; the host answers by raising its heartbeat.
+ */
+#define IMR_OP_HELLO 1ULL
+
+/*
+ * First hypercall argument (RBX): the offer whose sequence number is in RCX is
+ * open; the cookie is in RDX.
+ */
+#define IMR_OP_DOORBELL 2ULL
+
+/*
+ * First hypercall argument (RBX): the guest withdraws its control page; RCX is
+ * zero, the cookie in RDX. The host answers by writing zero to attach_id and
+ * never writes the page again.
+ */
+#define IMR_OP_BYE 3ULL
+
+/*
+ * What the hypercall returns to a guest kernel (include/uapi/linux/kvm_para.h,
+ * -KVM_ENOSYS).
+ */
+#define IMR_RET_ENOSYS (-1000LL)
+
+/* What the hypercall returns at any other privilege level (-KVM_EPERM). */
+#define IMR_RET_EPERM (-1LL)
+
+/* "IMRGUEST", little-endian. */
+#define IMR_MAGIC 0x5453455547524d49ULL
+
+/* Bytes of the control page. */
+#define IMR_CONTROL_PAGE_SIZE 4096
+
+/* Bytes of each of its halves. */
+#define IMR_HALF_SIZE 2048
+
+/* record_kind: a chain of struct imr_list_entry. */
+#define IMR_RECORD_LIST 1U
+
+/* The most ranges one offer may have. */
+#define IMR_MAX_RANGES 256
+
+/* Bytes of the list record: one page, IMR_MAX_RANGES entries. */
+#define IMR_LIST_RECORD_SIZE 4096ULL
+
+/* next of the last entry of a list. */
+#define IMR_LIST_END 0xffffffffU
+
+/*
+ * Largest order of an offered range: 4 KiB << 18 is 1 GiB. (The buddy
+ * allocator's largest is 10.)
+ */
+#define IMR_MAX_OFFER_ORDER 18U
+
+/*
+ * Free-area orders reported in the control page (the kernel has 11; the rest
+ * are zero).
+ */
+#define IMR_FREE_ORDERS 16
+
+/* mode: the host watches and takes nothing. */
+#define IMR_MODE_OBSERVING 1U
+
+/* mode: the host reclaims what is offered. */
+#define IMR_MODE_RECLAIMING 2U
+
+/* results[i]: not answered yet. */
+#define IMR_RESULT_NONE 0
+
+/* results[i]: the memory is with the host; it reads as zero from now on. */
+#define IMR_RESULT_RECLAIMED 1
+
+/* results[i]: valid, left as it was. */
+#define IMR_RESULT_KEPT 2
+
+/*
+ * results[i]: the range is not one the host would ever take (outside RAM,
+ * unaligned, overlapping).
+ */
+#define IMR_RESULT_REFUSED 3
+
+/*
+ * Milliseconds between two HELLOs of a guest whose last one was not answered.
+ */
+#define IMR_HELLO_INTERVAL_MS 10000ULL
+
+/*
+ * Milliseconds between two HELLOs of a guest whose host answers; they carry the
+ * memory statistics.
+ */
+#define IMR_HELLO_ATTACHED_MS 2000ULL
+
+/* Milliseconds without an answer after which a host counts as gone. */
+#define IMR_HOST_STALE_MS 5000ULL
+
+/* Milliseconds between two doorbells for one offer. */
+#define IMR_RING_INTERVAL_MS 100ULL
+
+/* Milliseconds after which a call counts for nothing on the host. */
+#define IMR_CALL_LIFETIME_MS 200ULL
+
+/**
+ * struct imr_guest_half - The half that only the guest writes.
+ * @magic: IMR_MAGIC while the page is in use, zero before HELLO and after
+ *   BYE.
+ * @abi_version: IMR_ABI_VERSION.
+ * @record_kind: IMR_RECORD_LIST.
+ * @cookie: Random, never zero, drawn at each load of the module.
+ * @own_gpa: Guest-physical address of this page, bytes.
+ * @record_gpa: Guest-physical address of the record, bytes, page-aligned,
+ *   physically contiguous.
+ * @record_size: Size of the record, bytes.
+ * @heartbeat: Raised by one before every hypercall.
+ * @offer_seq: Sequence number of the newest offer, from 1; zero before the
+ *   first.
+ * @offer_count: Ranges of that offer, 1 to IMR_MAX_RANGES.
+ * @offer_head: Index of the list's first entry.
+ * @revoke_seq: Newest sequence number that the guest has withdrawn.
+ * @total_pages: Memory of the guest, 4 KiB pages.
+ * @free_pages: Free pages of it, all zones, 4 KiB pages, without what is
+ *   offered just now.
+ * @reserve_pages: Free pages that the module keeps unoffered, 4 KiB pages.
+ * @free_blocks: Free blocks per buddy order, all zones: free_blocks[o] blocks
+ *   of 4 KiB << o.
+ * @reserved: Zero.
+ */
+struct imr_guest_half {
+	__u64 magic;
+	__u32 abi_version;
+	__u32 record_kind;
+	__u64 cookie;
+	__u64 own_gpa;
+	__u64 record_gpa;
+	__u64 record_size;
+	__u64 heartbeat;
+	__u64 offer_seq;
+	__u32 offer_count;
+	__u32 offer_head;
+	__u64 revoke_seq;
+	__u64 total_pages;
+	__u64 free_pages;
+	__u64 reserve_pages;
+	__u64 free_blocks[IMR_FREE_ORDERS];
+	__u64 reserved[227];
+};
+
+static_assert(offsetof(struct imr_guest_half, magic) == 0);
+static_assert(offsetof(struct imr_guest_half, abi_version) == 8);
+static_assert(offsetof(struct imr_guest_half, record_kind) == 12);
+static_assert(offsetof(struct imr_guest_half, cookie) == 16);
+static_assert(offsetof(struct imr_guest_half, own_gpa) == 24);
+static_assert(offsetof(struct imr_guest_half, record_gpa) == 32);
+static_assert(offsetof(struct imr_guest_half, record_size) == 40);
+static_assert(offsetof(struct imr_guest_half, heartbeat) == 48);
+static_assert(offsetof(struct imr_guest_half, offer_seq) == 56);
+static_assert(offsetof(struct imr_guest_half, offer_count) == 64);
+static_assert(offsetof(struct imr_guest_half, offer_head) == 68);
+static_assert(offsetof(struct imr_guest_half, revoke_seq) == 72);
+static_assert(offsetof(struct imr_guest_half, total_pages) == 80);
+static_assert(offsetof(struct imr_guest_half, free_pages) == 88);
+static_assert(offsetof(struct imr_guest_half, reserve_pages) == 96);
+static_assert(offsetof(struct imr_guest_half, free_blocks) == 104);
+static_assert(offsetof(struct imr_guest_half, reserved) == 232);
+static_assert(sizeof(struct imr_guest_half) == 2048);
+
+/**
+ * struct imr_host_half - The half that only the host writes.
+ * @attach_id: Identity of the host process that answers, never zero; zero:
+ *   nobody.
+ * @heartbeat: Raised by one at every answered call.
+ * @mode: IMR_MODE_OBSERVING or IMR_MODE_RECLAIMING.
+ * @pad: Zero.
+ * @claim_seq: Newest offer that the host has taken up.
+ * @done_seq: Newest offer that the host has finished; results are valid.
+ * @abandon_seq: Newest offer that the host has given back untouched.
+ * @want_pages: 4 KiB pages that the host would like to have; zero: no
+ *   pressure.
+ * @results: Answer for range i of offer done_seq, in the order of the list.
+ * @reserved: Zero.
+ */
+struct imr_host_half {
+	__u64 attach_id;
+	__u64 heartbeat;
+	__u32 mode;
+	__u32 pad;
+	__u64 claim_seq;
+	__u64 done_seq;
+	__u64 abandon_seq;
+	__u64 want_pages;
+	__u8 results[IMR_MAX_RANGES];
+	__u64 reserved[217];
+};
+
+static_assert(offsetof(struct imr_host_half, attach_id) == 0);
+static_assert(offsetof(struct imr_host_half, heartbeat) == 8);
+static_assert(offsetof(struct imr_host_half, mode) == 16);
+static_assert(offsetof(struct imr_host_half, pad) == 20);
+static_assert(offsetof(struct imr_host_half, claim_seq) == 24);
+static_assert(offsetof(struct imr_host_half, done_seq) == 32);
+static_assert(offsetof(struct imr_host_half, abandon_seq) == 40);
+static_assert(offsetof(struct imr_host_half, want_pages) == 48);
+static_assert(offsetof(struct imr_host_half, results) == 56);
+static_assert(offsetof(struct imr_host_half, reserved) == 312);
+static_assert(sizeof(struct imr_host_half) == 2048);
+
+/**
+ * struct imr_control_page - The control page.
+ * @guest: Written by the guest only.
+ * @host: Written by the host only.
+ */
+struct imr_control_page {
+	struct imr_guest_half guest;
+	struct imr_host_half host;
+} __aligned(4096);
+
+static_assert(offsetof(struct imr_control_page, guest) == 0);
+static_assert(offsetof(struct imr_control_page, host) == 2048);
+static_assert(sizeof(struct imr_control_page) == 4096);
+
+/**
+ * struct imr_list_entry - One entry of the list record.
+ * @gpa: Guest-physical address of the range, bytes, aligned to its size.
+ * @order: Its size is 4 KiB << order; at most IMR_MAX_OFFER_ORDER.
+ * @next: Index of the next entry in the record, or IMR_LIST_END.
+ */
+struct imr_list_entry {
+	__u64 gpa;
+	__u32 order;
+	__u32 next;
+};
+
+static_assert(offsetof(struct imr_list_entry, gpa) == 0);
+static_assert(offsetof(struct imr_list_entry, order) == 8);
+static_assert(offsetof(struct imr_list_entry, next) == 12);
+static_assert(sizeof(struct imr_list_entry) == 16);
+
+#endif /* IMR_ABI_H */

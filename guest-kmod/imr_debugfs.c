@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /sys/kernel/debug/imr/stats: one "name value" a line, decimal but for attach_id (hexadecimal).
+ *
+ * The counters are those of enum imr_stat, in its order, since the module was loaded. After
+ * them comes the state just now:
+ *
+ *	attach_id	identity of the host process that last answered; 0: none
+ *	mode		1 it only observes, 2 it reclaims
+ *	host_fresh	1 when it answers, so batches are offered
+ *	want_pages	4 KiB pages that the host would like to have
+ *	answered_ms	milliseconds since an answer was last seen; -1: never
+ *	open_seq	the offer that is open; 0: none
+ *	offer_seq	the newest offer
+ *	registered	1 while page reporting calls us
+ *	order		smallest order that is offered
+ *	total_pages	memory as last published, 4 KiB pages
+ *	free_pages	free memory as last published
+ *	reserve_pages	free memory in zones that page reporting leaves alone, as last published
+ */
+#include <linux/debugfs.h>
+#include <linux/seq_file.h>
+
+#include "imr_guest.h"
+
+static struct dentry *imr_debugfs_dir;
+
+static const char * const imr_stat_names[] = {
+	[IMR_STAT_OFFERS]		= "offers",
+	[IMR_STAT_RANGES]		= "ranges",
+	[IMR_STAT_PAGES_OFFERED]	= "pages_offered",
+	[IMR_STAT_PAGES_RECLAIMED]	= "pages_reclaimed",
+	[IMR_STAT_PAGES_KEPT]		= "pages_kept",
+	[IMR_STAT_PAGES_REFUSED]	= "pages_refused",
+	[IMR_STAT_PAGES_UNANSWERED]	= "pages_unanswered",
+	[IMR_STAT_RANGES_SMALL]		= "ranges_small",
+	[IMR_STAT_DONE]			= "done",
+	[IMR_STAT_ABANDONED]		= "abandoned",
+	[IMR_STAT_REVOKED]		= "revoked",
+	[IMR_STAT_REVOKE_LOST]		= "revoke_lost",
+	[IMR_STAT_RINGS]		= "rings",
+	[IMR_STAT_HELLOS]		= "hellos",
+	[IMR_STAT_BYES]			= "byes",
+	[IMR_STAT_ANSWERED]		= "answered",
+	[IMR_STAT_ATTACHES]		= "attaches",
+	[IMR_STAT_HOST_LOST]		= "host_lost",
+	[IMR_STAT_NO_HOST]		= "no_host",
+	[IMR_STAT_HELD]			= "held",
+	[IMR_STAT_KICKS]		= "kicks",
+	[IMR_STAT_KICK_BUSY]		= "kick_busy",
+	[IMR_STAT_LEAKED_PAGES]		= "leaked_pages",
+	[IMR_STAT_WAIT_US_TOTAL]	= "wait_us_total",
+	[IMR_STAT_WAIT_US_MAX]		= "wait_us_max",
+};
+
+static_assert(ARRAY_SIZE(imr_stat_names) == IMR_STAT_COUNT);
+
+static void imr_state_show(struct seq_file *m, struct imr_guest *g)
+{
+	struct imr_guest_half *guest = &g->page->guest;
+	s64 answered = -1;
+
+	imr_look(g);
+	if (g->answered_ns)
+		answered = (ktime_get_ns() - g->answered_ns) / NSEC_PER_MSEC;
+	seq_printf(m, "attach_id %llx\n", READ_ONCE(g->page->host.attach_id));
+	seq_printf(m, "mode %u\n", READ_ONCE(g->page->host.mode));
+	seq_printf(m, "host_fresh %d\n", g->host_fresh);
+	seq_printf(m, "want_pages %llu\n", READ_ONCE(g->page->host.want_pages));
+	seq_printf(m, "answered_ms %lld\n", answered);
+	seq_printf(m, "open_seq %llu\n", g->batch_open ? READ_ONCE(guest->offer_seq) : 0);
+	seq_printf(m, "offer_seq %llu\n", READ_ONCE(guest->offer_seq));
+	seq_printf(m, "registered %d\n", READ_ONCE(g->registered));
+	seq_printf(m, "order %u\n", g->order);
+	seq_printf(m, "total_pages %llu\n", guest->total_pages);
+	seq_printf(m, "free_pages %llu\n", guest->free_pages);
+	seq_printf(m, "reserve_pages %llu\n", guest->reserve_pages);
+}
+
+static int imr_stats_show(struct seq_file *m, void *unused)
+{
+	struct imr_guest *g = m->private;
+	unsigned int i;
+
+	for (i = 0; i < IMR_STAT_COUNT; i++)
+		seq_printf(m, "%s %lld\n", imr_stat_names[i], (s64)atomic64_read(&g->stats[i]));
+	mutex_lock(&g->lock);
+	if (g->page)
+		imr_state_show(m, g);
+	mutex_unlock(&g->lock);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(imr_stats);
+
+/**
+ * imr_debugfs_init() - make the statistics readable
+ * @g: the module's state, which outlives imr_debugfs_exit()
+ *
+ * Without debugfs the module works the same, so a failure is none of ours.
+ */
+void imr_debugfs_init(struct imr_guest *g)
+{
+	imr_debugfs_dir = debugfs_create_dir("imr", NULL);
+	debugfs_create_file("stats", 0400, imr_debugfs_dir, g, &imr_stats_fops);
+}
+
+/**
+ * imr_debugfs_exit() - take the statistics away; waits for readers
+ */
+void imr_debugfs_exit(void)
+{
+	debugfs_remove_recursive(imr_debugfs_dir);
+}

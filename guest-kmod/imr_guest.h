@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the files of imr_guest.ko share. The contract with the host is in imr_abi.h and described in
+ * imr-common/src/guest_abi.rs.
+ *
+ * Barriers towards the host are the virt_ ones: the host is SMP even where this kernel is not.
+ */
+#ifndef IMR_GUEST_H
+#define IMR_GUEST_H
+
+#include <linux/atomic.h>
+#include <linux/ktime.h>
+#include <linux/lockdep.h>
+#include <linux/mutex.h>
+#include <linux/page_reporting.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "imr_abi.h"
+
+/**
+ * enum imr_stat - what is counted, from load to unload
+ * @IMR_STAT_OFFERS: batches published
+ * @IMR_STAT_RANGES: ranges in them
+ * @IMR_STAT_PAGES_OFFERED: 4 KiB pages in them
+ * @IMR_STAT_PAGES_RECLAIMED: 4 KiB pages that the host took
+ * @IMR_STAT_PAGES_KEPT: 4 KiB pages that the host left as they were
+ * @IMR_STAT_PAGES_REFUSED: 4 KiB pages that the host would never take
+ * @IMR_STAT_PAGES_UNANSWERED: 4 KiB pages of finished batches without a result that we know
+ * @IMR_STAT_RANGES_SMALL: ranges below the order asked for, not offered
+ * @IMR_STAT_DONE: batches that the host finished
+ * @IMR_STAT_ABANDONED: batches that the host gave back untouched
+ * @IMR_STAT_REVOKED: batches withdrawn before the host took them up
+ * @IMR_STAT_REVOKE_LOST: withdrawals that came too late, so the host's answer was waited for
+ * @IMR_STAT_RINGS: doorbells
+ * @IMR_STAT_HELLOS: HELLOs
+ * @IMR_STAT_BYES: BYEs
+ * @IMR_STAT_ANSWERED: times the host's heartbeat was seen to have risen
+ * @IMR_STAT_ATTACHES: times a host was seen to attach, to come back, or to change its mode
+ * @IMR_STAT_HOST_LOST: times an attached host was seen to have gone silent or detached
+ * @IMR_STAT_NO_HOST: reports turned down because no host answers
+ * @IMR_STAT_HELD: reports turned down because the module was stopping or starting again
+ * @IMR_STAT_KICKS: times page reporting was registered anew
+ * @IMR_STAT_KICK_BUSY: times that failed because somebody else had registered
+ * @IMR_STAT_LEAKED_PAGES: control pages given up because the host did not acknowledge BYE
+ * @IMR_STAT_WAIT_US_TOTAL: microseconds from publishing a batch to its end, all batches
+ * @IMR_STAT_WAIT_US_MAX: the longest of these
+ * @IMR_STAT_COUNT: their number
+ */
+enum imr_stat {
+	IMR_STAT_OFFERS,
+	IMR_STAT_RANGES,
+	IMR_STAT_PAGES_OFFERED,
+	IMR_STAT_PAGES_RECLAIMED,
+	IMR_STAT_PAGES_KEPT,
+	IMR_STAT_PAGES_REFUSED,
+	IMR_STAT_PAGES_UNANSWERED,
+	IMR_STAT_RANGES_SMALL,
+	IMR_STAT_DONE,
+	IMR_STAT_ABANDONED,
+	IMR_STAT_REVOKED,
+	IMR_STAT_REVOKE_LOST,
+	IMR_STAT_RINGS,
+	IMR_STAT_HELLOS,
+	IMR_STAT_BYES,
+	IMR_STAT_ANSWERED,
+	IMR_STAT_ATTACHES,
+	IMR_STAT_HOST_LOST,
+	IMR_STAT_NO_HOST,
+	IMR_STAT_HELD,
+	IMR_STAT_KICKS,
+	IMR_STAT_KICK_BUSY,
+	IMR_STAT_LEAKED_PAGES,
+	IMR_STAT_WAIT_US_TOTAL,
+	IMR_STAT_WAIT_US_MAX,
+	IMR_STAT_COUNT
+};
+
+/**
+ * enum imr_phase - how far the conversation with the host is
+ * @IMR_DOWN: no control page; nothing is said
+ * @IMR_UP: HELLO is said, batches may be opened
+ * @IMR_STOPPING: no new batch; the open one is being withdrawn or waited for
+ * @IMR_GONE: BYE was said; only BYE may be said again
+ */
+enum imr_phase {
+	IMR_DOWN,
+	IMR_UP,
+	IMR_STOPPING,
+	IMR_GONE
+};
+
+/**
+ * struct imr_guest - the module's whole state
+ * @prdev: our registration with page reporting; passed to register and unregister only by
+ *	the owner of @registered
+ * @registered: @prdev is registered; owned by @kick_work, and by imr_start() and
+ *	imr_stop() while that is not queued
+ * @hello_work: says HELLO and looks for the answer; ends itself unless @phase is IMR_UP
+ * @kick_work: registers with page reporting again, because it retries nothing by itself
+ * @batch_wait: woken when @batch_open becomes false
+ * @stats: counters, see enum imr_stat; atomic
+ * @order: smallest order offered; constant after load
+ * @timeout_ns: time until a batch is withdrawn; constant after load
+ * @lock: guards everything below. Never held while sleeping for the host
+ * @phase: see enum imr_phase; also read without @lock, to end a wait early
+ * @page: the control page, NULL in IMR_DOWN. Its guest half is written under @lock;
+ *	imr_stop() is the only one to take it away, after nobody else can use it
+ * @record: the list record; written only by the owner of the open batch, lives as long as @page
+ * @batch_open: a batch is between imr_batch_open() and imr_batch_close()
+ * @hold: no batch may be opened, because @kick_work is about to wait for the reporting worker
+ * @pass_lost: a pass of page reporting ended early since the last kick
+ * @host_fresh: imr_look()'s last verdict, to see it change
+ * @host_beat: the host's heartbeat when last seen
+ * @host_attach: the host's attach_id when last seen
+ * @host_mode: the host's mode when last seen
+ * @answered_ns: when @host_beat was last seen to rise; 0: never on this page
+ * @hello_ns: when HELLO was last said; 0: never on this page
+ * @hello_beat: @host_beat at that time
+ * @call_ns: when HELLO or a doorbell was last said; 0: never on this page
+ * @kick_ns: when page reporting was last registered
+ * @kick_gap_ns: the least time between @kick_ns and the next kick
+ */
+struct imr_guest {
+	struct page_reporting_dev_info prdev;
+	bool registered;
+	struct delayed_work hello_work;
+	struct delayed_work kick_work;
+	wait_queue_head_t batch_wait;
+	atomic64_t stats[IMR_STAT_COUNT];
+	unsigned int order;
+	u64 timeout_ns;
+
+	struct mutex lock;	/* everything below */
+	enum imr_phase phase;
+	struct imr_control_page *page;
+	struct imr_list_entry *record;
+	bool batch_open;
+	bool hold;
+	bool pass_lost;
+	bool host_fresh;
+	u64 host_beat;
+	u64 host_attach;
+	u32 host_mode;
+	u64 answered_ns;
+	u64 hello_ns;
+	u64 hello_beat;
+	u64 call_ns;
+	u64 kick_ns;
+	u64 kick_gap_ns;
+};
+
+/**
+ * enum imr_why - what ends the conversation
+ * @IMR_WHY_UNLOAD: the module goes; waits for a claimed batch as long as it takes
+ * @IMR_WHY_SLEEP: suspend or hibernation; gives up, and goes on as before, when a claimed
+ *	batch does not end
+ * @IMR_WHY_REBOOT: reboot, halt or power-off; a claimed batch that does not end is left
+ *	out of the allocator
+ * @IMR_WHY_KEXEC: the same, with more patience: the next kernel gets this one's memory
+ *	without a reset
+ */
+enum imr_why {
+	IMR_WHY_UNLOAD,
+	IMR_WHY_SLEEP,
+	IMR_WHY_REBOOT,
+	IMR_WHY_KEXEC
+};
+
+static inline void imr_count(struct imr_guest *g, enum imr_stat stat, u64 n)
+{
+	atomic64_add(n, &g->stats[stat]);
+}
+
+static inline u64 imr_ms(u64 ms)
+{
+	return ms * NSEC_PER_MSEC;
+}
+
+/* imr_session.c */
+int imr_start(struct imr_guest *g);
+int imr_stop(struct imr_guest *g, enum imr_why why);
+void imr_kick(struct imr_guest *g, bool anew);
+void imr_kick_work(struct work_struct *work);
+
+/* imr_host.c */
+long imr_hello(struct imr_guest *g);
+void imr_ring(struct imr_guest *g, u64 seq);
+void imr_look(struct imr_guest *g);
+void imr_hello_work(struct work_struct *work);
+bool imr_bye(struct imr_guest *g);
+
+/* imr_offer.c */
+int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, unsigned int nents);
+
+/* imr_record.c */
+unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents);
+void imr_record_settle(struct imr_guest *g, unsigned int count);
+
+/* imr_debugfs.c */
+void imr_debugfs_init(struct imr_guest *g);
+void imr_debugfs_exit(void);
+
+#endif /* IMR_GUEST_H */

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The module's view of the host: the hypercalls HELLO, doorbell and BYE, the statistics that
+ * HELLO carries, and whether anybody answers. Nothing here touches a page that was offered.
+ */
+#define pr_fmt(fmt) "imr: " fmt
+
+#include <linux/delay.h>
+#include <linux/io.h>
+#include <linux/kvm_para.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/nodemask.h>
+#include <linux/vmstat.h>
+
+#include "imr_compat.h"
+#include "imr_guest.h"
+
+/*
+ * How often the answer to a HELLO is looked for, and for how long: a call that old is void on
+ * the host.
+ */
+#define IMR_LOOK_MS		50
+#define IMR_LOOK_FOR_MS		(2 * IMR_CALL_LIFETIME_MS)
+/* Time for the host to acknowledge BYE. */
+#define IMR_BYE_MS		1000
+/* A host that answered no longer ago than this may still write the control page. */
+#define IMR_BYE_LATELY_MS	10000
+
+static long imr_call(struct imr_guest *g, u64 op, u64 arg)
+{
+	struct imr_guest_half *half = &g->page->guest;
+
+	lockdep_assert_held(&g->lock);
+	WRITE_ONCE(half->heartbeat, half->heartbeat + 1);
+	/* The host reads the page when it hears of the call: all of it has to be there by then. */
+	virt_mb();
+	return kvm_hypercall3(IMR_HYPERCALL_NR, op, arg, half->cookie);
+}
+
+/*
+ * Free memory as the buddy allocator sees it, without zone->lock: the counts may be a little
+ * out, and are only shown. (for_each_populated_zone() would be shorter, but
+ * first_online_pgdat() is not exported.)
+ */
+static void imr_publish_memory(struct imr_guest *g)
+{
+	struct imr_guest_half *half = &g->page->guest;
+	u64 blocks[IMR_FREE_ORDERS] = {};
+	u64 free = 0, reserve = 0;
+	unsigned int order;
+	int node, i;
+
+	BUILD_BUG_ON(IMR_TOP_ORDER >= IMR_FREE_ORDERS);
+
+	for_each_online_node(node) {
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			struct zone *zone = &NODE_DATA(node)->node_zones[i];
+			unsigned long zone_free, mark;
+
+			if (!populated_zone(zone))
+				continue;
+			zone_free = zone_page_state(zone, NR_FREE_PAGES);
+			free += zone_free;
+			/* page_reporting_process_zone() leaves a zone below this alone. */
+			mark = low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << g->order);
+			if (zone_free <= mark)
+				reserve += zone_free;
+			for (order = 0; order <= IMR_TOP_ORDER; order++)
+				blocks[order] += READ_ONCE(zone->free_area[order].nr_free);
+		}
+	}
+	WRITE_ONCE(half->total_pages, totalram_pages());
+	WRITE_ONCE(half->free_pages, free);
+	WRITE_ONCE(half->reserve_pages, reserve);
+	for (order = 0; order <= IMR_TOP_ORDER; order++)
+		WRITE_ONCE(half->free_blocks[order], blocks[order]);
+}
+
+/**
+ * imr_hello() - tell the host where the control page is, with fresh statistics
+ * @g: the module's state
+ *
+ * Context: @g->lock held.
+ * Return: what the hypercall returned; -KVM_ENOSYS from a stock KVM, whether or not
+ *	anybody listens.
+ */
+long imr_hello(struct imr_guest *g)
+{
+	lockdep_assert_held(&g->lock);
+	if (g->phase != IMR_UP && g->phase != IMR_STOPPING)
+		return IMR_RET_ENOSYS;
+	imr_publish_memory(g);
+	imr_count(g, IMR_STAT_HELLOS, 1);
+	g->hello_beat = g->host_beat;
+	g->hello_ns = ktime_get_ns();
+	g->call_ns = g->hello_ns;
+	return imr_call(g, IMR_OP_HELLO, virt_to_phys(g->page));
+}
+
+/**
+ * imr_ring() - the doorbell: offer @seq is open right now
+ * @g: the module's state
+ * @seq: the offer's sequence number
+ *
+ * A host that seems gone is told about the page first, at most once a second: one that was
+ * started again knows nothing of us and could do nothing with a doorbell.
+ *
+ * Context: process, @g->lock not held. After BYE it does nothing.
+ */
+void imr_ring(struct imr_guest *g, u64 seq)
+{
+	mutex_lock(&g->lock);
+	if (g->phase == IMR_UP || g->phase == IMR_STOPPING) {
+		imr_look(g);
+		if (!g->host_fresh && ktime_get_ns() - g->hello_ns >= NSEC_PER_SEC)
+			imr_hello(g);
+		imr_count(g, IMR_STAT_RINGS, 1);
+		g->call_ns = ktime_get_ns();
+		imr_call(g, IMR_OP_DOORBELL, seq);
+	}
+	mutex_unlock(&g->lock);
+}
+
+/**
+ * imr_look() - see whether the host has answered, and whether it is still there
+ * @g: the module's state
+ *
+ * The host writes its half only in answer to a call, so its heartbeat is the only sign of life.
+ * A host that attaches, comes back or changes its mode has page reporting start again where a
+ * pass was lost.
+ *
+ * Context: @g->lock held, @g->page there. Sets @g->host_fresh.
+ */
+void imr_look(struct imr_guest *g)
+{
+	struct imr_host_half *half = &g->page->host;
+	u64 beat, attach, now;
+	bool fresh;
+	u32 mode;
+
+	lockdep_assert_held(&g->lock);
+	/* What the host wrote before it raised the heartbeat has to be read after it. */
+	beat = virt_load_acquire(&half->heartbeat);
+	attach = READ_ONCE(half->attach_id);
+	mode = READ_ONCE(half->mode);
+	now = ktime_get_ns();
+
+	if (beat != g->host_beat) {
+		g->host_beat = beat;
+		g->answered_ns = now;
+		imr_count(g, IMR_STAT_ANSWERED, 1);
+	}
+	fresh = attach && g->answered_ns && now - g->answered_ns < imr_ms(IMR_HOST_STALE_MS);
+
+	if (fresh && (!g->host_fresh || attach != g->host_attach || mode != g->host_mode)) {
+		pr_info("host %016llx is attached and %s\n", attach,
+			mode == IMR_MODE_RECLAIMING ? "reclaims" : "only observes");
+		imr_count(g, IMR_STAT_ATTACHES, 1);
+		g->host_attach = attach;
+		g->host_mode = mode;
+		imr_kick(g, true);
+	} else if (!fresh && g->host_fresh) {
+		pr_info("host %016llx %s\n", g->host_attach,
+			attach ? "does not answer any more" : "has detached");
+		imr_count(g, IMR_STAT_HOST_LOST, 1);
+	}
+	g->host_fresh = fresh;
+}
+
+/**
+ * imr_hello_work() - say HELLO when it is time to, and look for the answer
+ * @work: hello_work of struct imr_guest
+ */
+void imr_hello_work(struct work_struct *work)
+{
+	struct imr_guest *g = container_of(to_delayed_work(work), struct imr_guest, hello_work);
+	u64 now, since, every, next;
+
+	mutex_lock(&g->lock);
+	if (g->phase != IMR_UP)
+		goto out_unlock;
+
+	imr_look(g);
+	every = imr_ms(g->host_fresh ? IMR_HELLO_ATTACHED_MS : IMR_HELLO_INTERVAL_MS);
+	now = ktime_get_ns();
+	if (!g->hello_ns || now - g->hello_ns >= every) {
+		imr_hello(g);
+		now = g->hello_ns;
+	}
+	since = now - g->hello_ns;
+	next = every - since;
+	if (g->host_beat == g->hello_beat && since < imr_ms(IMR_LOOK_FOR_MS))
+		next = imr_ms(IMR_LOOK_MS);
+	queue_delayed_work(system_freezable_wq, &g->hello_work, nsecs_to_jiffies(next) + 1);
+out_unlock:
+	mutex_unlock(&g->lock);
+}
+
+/*
+ * Whether a host that has not detached answered so lately that it may have the control page
+ * open.
+ */
+static bool imr_host_may_write(struct imr_guest *g)
+{
+	lockdep_assert_held(&g->lock);
+	imr_look(g);
+	return READ_ONCE(g->page->host.attach_id) && g->answered_ns &&
+	       ktime_get_ns() - g->answered_ns < imr_ms(IMR_BYE_LATELY_MS);
+}
+
+/* One BYE, then up to @wait_ms for attach_id to become zero. */
+static bool imr_bye_once(struct imr_guest *g, u64 wait_ms)
+{
+	u64 until = ktime_get_ns() + imr_ms(wait_ms);
+
+	mutex_lock(&g->lock);
+	imr_count(g, IMR_STAT_BYES, 1);
+	imr_call(g, IMR_OP_BYE, 0);
+	mutex_unlock(&g->lock);
+
+	do {
+		usleep_idle_range(500, 1000);
+		/* The host's last word: every other write of its own is older. */
+		if (!virt_load_acquire(&g->page->host.attach_id))
+			return true;
+	} while (ktime_get_ns() < until);
+	return false;
+}
+
+/**
+ * imr_bye() - withdraw the control page
+ * @g: the module's state
+ *
+ * Context: process, @g->lock not held, phase IMR_STOPPING; moves it to IMR_GONE. Sleeps a
+ *	second at most.
+ * Return: true when the host will not write the page again, because it said so, or because
+ *	it has not answered for long and no call is young enough to be answered.
+ */
+bool imr_bye(struct imr_guest *g)
+{
+	u64 until, now;
+	bool may_write;
+
+	mutex_lock(&g->lock);
+	may_write = imr_host_may_write(g);
+	WRITE_ONCE(g->phase, IMR_GONE);
+	/* No later call may find the page valid. */
+	virt_store_release(&g->page->guest.magic, 0);
+	mutex_unlock(&g->lock);
+
+	if (!may_write) {
+		imr_bye_once(g, 0);
+		/* The last HELLO may be on its way to a host that has only just come. */
+		until = g->call_ns + imr_ms(IMR_CALL_LIFETIME_MS);
+		for (now = ktime_get_ns(); now < until; now = ktime_get_ns())
+			usleep_idle_range(10000, 20000);
+		mutex_lock(&g->lock);
+		may_write = imr_host_may_write(g);
+		mutex_unlock(&g->lock);
+		if (!may_write)
+			return true;
+	}
+
+	until = ktime_get_ns() + imr_ms(IMR_BYE_MS);
+	do {
+		if (imr_bye_once(g, IMR_RING_INTERVAL_MS))
+			return true;
+	} while (ktime_get_ns() < until);
+	return false;
+}

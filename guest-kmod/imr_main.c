@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * imr_guest: offers this guest's free memory to its KVM host, by way of free page reporting.
+ *
+ * Here: parameters, load, unload, sleep and reboot. Start and stop are in imr_session.c, what
+ * is said to the host in imr_host.c, an offer's life in imr_offer.c. The contract between the
+ * two sides is imr_abi.h.
+ */
+#define pr_fmt(fmt) "imr: " fmt
+
+#include <linux/cc_platform.h>
+#include <linux/kvm_para.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/notifier.h>
+#include <linux/reboot.h>
+#include <linux/string.h>
+#include <linux/suspend.h>
+
+#include "imr_compat.h"
+#include "imr_guest.h"
+
+/* 2 MiB: the host takes nothing smaller. */
+#define IMR_MIN_ORDER		9
+#define IMR_TIMEOUT_MIN_MS	10
+#define IMR_TIMEOUT_MAX_MS	60000
+
+static unsigned int order = IMR_MIN_ORDER;
+module_param(order, uint, 0444);
+MODULE_PARM_DESC(order, "Smallest order of a free range that is offered (9, the default, is 2 MiB)");
+
+static unsigned int timeout_ms = 1000;
+module_param(timeout_ms, uint, 0444);
+MODULE_PARM_DESC(timeout_ms, "Milliseconds until an unanswered offer is withdrawn (10 to 60000, default 1000)");
+
+/* The host knows one control page per guest, so there is one of this. */
+static struct imr_guest imr = {
+	.prdev.report	= imr_report,
+	.batch_wait	= __WAIT_QUEUE_HEAD_INITIALIZER(imr.batch_wait),
+	.lock		= __MUTEX_INITIALIZER(imr.lock),
+};
+
+static int imr_pm_notify(struct notifier_block *nb, unsigned long event, void *unused)
+{
+	int err;
+
+	switch (event) {
+	case PM_HIBERNATION_PREPARE:
+	case PM_SUSPEND_PREPARE:
+	case PM_RESTORE_PREPARE:
+		return notifier_from_errno(imr_stop(&imr, IMR_WHY_SLEEP));
+	case PM_POST_HIBERNATION:
+	case PM_POST_SUSPEND:
+	case PM_POST_RESTORE:
+		/* Another notifier may have refused before our turn. */
+		if (READ_ONCE(imr.phase) != IMR_DOWN)
+			break;
+		err = imr_start(&imr);
+		if (err)
+			pr_err("could not start again after sleep (error %d): nothing is offered; load the module again\n",
+			       err);
+		break;
+	}
+	return NOTIFY_DONE;
+}
+
+static int imr_reboot_notify(struct notifier_block *nb, unsigned long event, void *cmd)
+{
+	/* kernel_kexec() says so in the command (6.1, 6.12); kexec_in_progress is not exported. */
+	bool kexec = event == SYS_RESTART && cmd && !strcmp(cmd, "kexec reboot");
+
+	imr_stop(&imr, kexec ? IMR_WHY_KEXEC : IMR_WHY_REBOOT);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block imr_pm_notifier = {
+	.notifier_call = imr_pm_notify,
+};
+
+static struct notifier_block imr_reboot_notifier = {
+	.notifier_call = imr_reboot_notify,
+};
+
+/* Whether this guest and these parameters can do it at all, said in words where not. */
+static int imr_check(void)
+{
+	if (order < IMR_MIN_ORDER || order > IMR_TOP_ORDER) {
+		pr_err("order=%u is not in %u to %u\n", order, IMR_MIN_ORDER, IMR_TOP_ORDER);
+		return -EINVAL;
+	}
+	if (timeout_ms < IMR_TIMEOUT_MIN_MS || timeout_ms > IMR_TIMEOUT_MAX_MS) {
+		pr_err("timeout_ms=%u is not in %u to %u\n", timeout_ms,
+		       IMR_TIMEOUT_MIN_MS, IMR_TIMEOUT_MAX_MS);
+		return -EINVAL;
+	}
+	if (!kvm_para_available()) {
+		pr_err("no KVM found beneath this kernel (not a KVM guest, or KVM is hidden from it): there is no host to offer memory to\n");
+		return -ENODEV;
+	}
+	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT)) {
+		pr_err("this guest's memory is encrypted: the host can neither read offers nor take pages\n");
+		return -EOPNOTSUPP;
+	}
+	if (page_poisoning_enabled_static()) {
+		pr_err("page poisoning is on (page_poison=1): free pages must keep their pattern, and a page that the host took reads as zero\n");
+		return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+static int __init imr_init(void)
+{
+	int err;
+
+	err = imr_check();
+	if (err)
+		return err;
+
+	imr.order = order;
+	/*
+	 * 6.1 takes it at each registration, 6.12 only if nobody has set page_reporting_order
+	 * before.
+	 */
+	imr.prdev.order = order;
+	imr.timeout_ns = imr_ms(timeout_ms);
+	INIT_DELAYED_WORK(&imr.hello_work, imr_hello_work);
+	INIT_DELAYED_WORK(&imr.kick_work, imr_kick_work);
+
+	err = imr_start(&imr);
+	if (err == -EBUSY)
+		pr_err("page reporting is taken, most likely by virtio-balloon: switch its free-page-reporting off, or unload virtio_balloon\n");
+	if (err)
+		return err;
+
+	err = register_reboot_notifier(&imr_reboot_notifier);
+	if (err)
+		goto err_stop;
+	err = register_pm_notifier(&imr_pm_notifier);
+	if (err)
+		goto err_reboot;
+	imr_debugfs_init(&imr);
+	pr_info("offering free ranges of order %u and above\n", order);
+	return 0;
+
+err_reboot:
+	unregister_reboot_notifier(&imr_reboot_notifier);
+err_stop:
+	imr_stop(&imr, IMR_WHY_UNLOAD);
+	return err;
+}
+module_init(imr_init);
+
+static void __exit imr_exit(void)
+{
+	imr_debugfs_exit();
+	unregister_pm_notifier(&imr_pm_notifier);
+	unregister_reboot_notifier(&imr_reboot_notifier);
+	imr_stop(&imr, IMR_WHY_UNLOAD);
+}
+module_exit(imr_exit);
+
+MODULE_DESCRIPTION("Offers free guest memory to the KVM host (IMR)");
+MODULE_AUTHOR("The IMR authors");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,78 @@
+//! The tables shared with user space, and those that live between two hooks of one kernel call.
+//!
+//! `BLOCKS`, `VMS`, `SLOTS`, `KVMS`, `TGIDS`, `LIMIT` and `WALK` are filled by user space; `BLOCKS` and `VMS` are
+//! memory-mapped there. Layouts are in `imr_common::host_abi`.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use imr_common::host_abi::{BlockRecord, MAX_VMS, Totals, VmRecord, VmSlots};
+
+/// Hypercalls, life cycle, slot changes: rare and must not be missed. Bytes.
+const EVENTS_BYTES: u32 = 1 << 20;
+/// Threads that can be between two hooks of one call at a time (vCPUs of a host).
+const MAX_THREADS: u32 = 16 * 1024;
+
+/// Blocks of all registered VMs; the loader sets the size.
+#[map]
+pub static BLOCKS: Array<BlockRecord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Counters of the registered VMs.
+#[map]
+pub static VMS: Array<VmRecord> = Array::with_max_entries(MAX_VMS, BPF_F_MMAPABLE);
+
+/// Followed slots of the registered VMs.
+#[map]
+pub static SLOTS: Array<VmSlots> = Array::with_max_entries(MAX_VMS, 0);
+
+/// `struct kvm *` to VM index.
+#[map]
+pub static KVMS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_VMS, 0);
+
+/// Process to VM index; `NO_VM` when the process has several VMs.
+#[map]
+pub static TGIDS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_VMS, 0);
+
+/// One past the highest VM index in use: where a search over all VMs ends.
+#[map]
+pub static LIMIT: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Counters of no VM in particular.
+#[map]
+pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
+
+/// Events for user space.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// `struct kvm *` of an unregistered VM to the time of its newest `EVENT_VM_SEEN`, ns.
+#[map]
+pub static SEEN: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4 * MAX_VMS, 0);
+
+/// A hypercall with our number, between its beginning and the proof of who made it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    /// The vCPU; zero where only the tracepoint has been seen.
+    pub vcpu: u64,
+    /// RBX, RCX, RDX of the guest.
+    pub op: u64,
+    pub a1: u64,
+    pub a2: u64,
+    /// 1 once the tracepoint has filled in the arguments.
+    pub armed: u64,
+}
+
+/// Thread to its hypercall under way.
+#[map]
+pub static PENDING: LruHashMap<u32, Pending> = LruHashMap::with_max_entries(MAX_THREADS, 0);
+
+/// Thread to the VM index whose mmu-notifier invalidation it is running.
+#[map]
+pub static NOTIFYING: LruHashMap<u32, u32> = LruHashMap::with_max_entries(MAX_THREADS, 0);
+
+/// `tgid << 32 | fd` of the kvm-vm files whose slots are to be walked.
+#[map]
+pub static WALK: HashMap<u64, u32> = HashMap::with_max_entries(MAX_VMS, 0);

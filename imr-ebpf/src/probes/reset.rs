@@ -1,0 +1,75 @@
+//! What shows that a VM was reset, restored or shut down: its VMM writes a vCPU's system registers (KVM_SET_SREGS or
+//! KVM_SET_SREGS2), or KVM leaves to the VMM for a shutdown or system event. Each raises the VM's reset generation.
+//!
+//! QEMU's reset does not pass through kvm_vcpu_reset. Several vCPUs raise it several times; too often is safe.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{kprobe, raw_tracepoint},
+    programs::{ProbeContext, RawTracePointContext},
+};
+use imr_common::host_abi::EVENT_RESET;
+
+use crate::{
+    atomic, emit,
+    kernel::{self, layout},
+    maps::VMS,
+};
+
+/// `_IOW(KVMIO, 0xcd, struct kvm_sregs2)` (include/uapi/linux/kvm.h, x86).
+const KVM_SET_SREGS2: u32 = 0x4140_aecd;
+/// KVM_EXIT_SHUTDOWN: triple fault.
+const KVM_EXIT_SHUTDOWN: u32 = 8;
+/// KVM_EXIT_SYSTEM_EVENT.
+const KVM_EXIT_SYSTEM_EVENT: u32 = 24;
+
+#[kprobe]
+fn set_sregs(ctx: ProbeContext) -> u32 {
+    if let Some(vcpu) = ctx.arg::<u64>(0) {
+        reset_of_vcpu(vcpu);
+    }
+    0
+}
+
+/// kvm_arch_vcpu_ioctl(filp, ioctl, arg); the file's private data is the vCPU.
+#[kprobe]
+fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
+    if ctx.arg::<u32>(1) != Some(KVM_SET_SREGS2) {
+        return 0;
+    }
+    if let Some(file) = ctx.arg::<u64>(0)
+        && let Some(vcpu) = kernel::read::<u64>(file, layout!(file_private_data))
+    {
+        reset_of_vcpu(vcpu);
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
+fn kvm_userspace_exit(ctx: RawTracePointContext) -> i32 {
+    let reason = ctx.arg::<u32>(0);
+    if (reason == KVM_EXIT_SHUTDOWN || reason == KVM_EXIT_SYSTEM_EVENT)
+        && let Some(vm) = kernel::vm_of_tgid(ctx.tgid())
+    {
+        reset(vm, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn reset_of_vcpu(vcpu: u64) {
+    if let Some(kvm) = kernel::kvm_of_vcpu(vcpu)
+        && let Some(vm) = kernel::vm_of_kvm(kvm)
+    {
+        reset(vm, kvm);
+    }
+}
+
+#[inline(always)]
+fn reset(vm: u32, kvm: u64) {
+    if let Some(record) = VMS.get_ptr_mut(vm) {
+        // SAFETY: a field of a map value that the verifier has seen to be there.
+        let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
+        emit::event(EVENT_RESET, vm, kvm, [before + 1, 0, 0, 0, 0]);
+    }
+}

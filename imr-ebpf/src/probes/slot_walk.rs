@@ -1,0 +1,160 @@
+//! iter/task_file: for each open file that user space has put into `WALK`, writes a `SlotFact` a memslot of its VM, and
+//! one with `SLOT_WALK_END` that carries the generation as it is after the walk. Works for idle VMs.
+//!
+//! The walk takes no lock: a change under way shows as two different generations, and user space walks again. Slots
+//! hang in hash chains that are read with bpf_probe_read_kernel, so a freed one ends the walk and faults nothing.
+
+use core::{ffi::c_void, mem::size_of};
+
+use aya_ebpf::{
+    bindings::seq_file,
+    helpers::{bpf_loop, bpf_seq_write},
+};
+use imr_common::host_abi::{NO_OFFSET, SLOT_WALK_END, SlotFact};
+
+use crate::{
+    kernel::{self, layout},
+    maps::WALK,
+};
+
+/// Turns of the walk: one a bucket and one a slot. More slots than this cut the walk short, and the end record says so.
+const MAX_TURNS: u32 = 4096;
+/// Bytes of `struct hlist_head`, one pointer.
+const BUCKET_BYTES: u64 = 8;
+/// Bytes of `struct hlist_node`, two pointers; `id_node` has one for each of the two sets of slots.
+const NODE_BYTES: u64 = 16;
+
+/// `struct bpf_iter_meta` (kernel/bpf/bpf_iter.c).
+#[repr(C)]
+struct IterMeta {
+    seq: *mut seq_file,
+    session_id: u64,
+    seq_num: u64,
+}
+
+/// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
+#[repr(C)]
+struct IterTaskFile {
+    meta: *mut IterMeta,
+    task: *mut c_void,
+    fd: u32,
+    pad: u32,
+    file: *mut c_void,
+}
+
+/// Where the walk is.
+#[repr(C)]
+struct Walk {
+    seq: *mut seq_file,
+    fact: SlotFact,
+    memslots: u64,
+    buckets: u64,
+    bucket: u64,
+    /// Next `struct hlist_node` of the bucket, zero at its end.
+    node: u64,
+    /// Offset of the active set's node in `struct kvm_memory_slot`.
+    node_offset: u64,
+    written: u64,
+    failed: u64,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn walk_slots(ctx: *mut IterTaskFile) -> i32 {
+    // SAFETY: the kernel passes a `struct bpf_iter__task_file`; the verifier checks each load.
+    let (meta, task, fd, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).fd, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    walk_file(meta, task as u64, fd, file as u64);
+    0
+}
+
+#[inline(always)]
+fn walk_file(meta: *mut IterMeta, task: u64, fd: u32, file: u64) -> Option<()> {
+    let tgid: u32 = kernel::read(task, layout!(task_tgid))?;
+    // SAFETY: only the presence of the element matters.
+    unsafe { WALK.get((u64::from(tgid) << 32) | u64::from(fd)) }?;
+    let kvm: u64 = kernel::read(file, layout!(file_private_data))?;
+    let memslots = kernel::memslots_of(kvm)?;
+    let generation = kernel::generation_of(memslots)?;
+    let active: i32 = kernel::read(memslots, layout!(memslots_node_idx))?;
+    let node_offset = layout!(slot_id_node);
+    if node_offset == NO_OFFSET {
+        return None;
+    }
+    let mut walk = Walk {
+        // SAFETY: the verifier knows `meta` as a trusted `struct bpf_iter_meta`.
+        seq: unsafe { (*meta).seq },
+        fact: SlotFact { kvm, generation, tgid, fd, ..SlotFact::default() },
+        memslots,
+        buckets: u64::from(layout!(memslots_buckets)),
+        bucket: 0,
+        node: 0,
+        node_offset: u64::from(node_offset) + NODE_BYTES * (active & 1) as u64,
+        written: 0,
+        failed: 0,
+    };
+    // SAFETY: `step` matches the callback's prototype and `walk` outlives the call.
+    unsafe { bpf_loop(MAX_TURNS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+
+    let now = kernel::generation_of(kernel::memslots_of(kvm)?)?;
+    let complete = walk.bucket >= walk.buckets && walk.node == 0 && walk.failed == 0;
+    let end = SlotFact {
+        kvm,
+        generation: now,
+        npages: walk.written,
+        flags: u32::from(!complete),
+        id: SLOT_WALK_END,
+        tgid,
+        fd,
+        ..SlotFact::default()
+    };
+    write(walk.seq, &end);
+    Some(())
+}
+
+/// One turn: the next slot of the bucket, or the next bucket. Non-zero ends the loop.
+extern "C" fn step(_turn: u64, walk: *mut c_void) -> i64 {
+    // SAFETY: `walk_file` passes its own `Walk`, which is alive while `bpf_loop` runs.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    if walk.node == 0 {
+        if walk.bucket >= walk.buckets {
+            return 1;
+        }
+        let head = walk.memslots + BUCKET_BYTES * walk.bucket;
+        walk.bucket += 1;
+        match kernel::read(head, layout!(memslots_id_hash)) {
+            Some(node) => walk.node = node,
+            None => walk.failed = 1,
+        }
+        return 0;
+    }
+    let slot = walk.node - walk.node_offset;
+    let next: Option<u64> = kernel::read(walk.node, 0);
+    if fill(&mut walk.fact, slot).is_some() && write(walk.seq, &walk.fact) {
+        walk.written += 1;
+    } else {
+        walk.failed = 1;
+    }
+    walk.node = next.unwrap_or(0);
+    0
+}
+
+#[inline(always)]
+fn fill(fact: &mut SlotFact, slot: u64) -> Option<()> {
+    fact.base_gfn = kernel::read(slot, layout!(slot_base_gfn))?;
+    fact.npages = kernel::read(slot, layout!(slot_npages))?;
+    fact.userspace_addr = kernel::read(slot, layout!(slot_userspace_addr))?;
+    fact.flags = kernel::read(slot, layout!(slot_flags))?;
+    let id: i16 = kernel::read(slot, layout!(slot_id))?;
+    fact.id = i32::from(id);
+    Some(())
+}
+
+/// False when the buffer is full: the kernel then shows the file again into an empty one.
+#[inline(always)]
+fn write(seq: *mut seq_file, fact: &SlotFact) -> bool {
+    // SAFETY: `fact` is initialised to its last byte (the struct has no padding), and the verifier checks `seq`.
+    unsafe { bpf_seq_write(seq, (&raw const *fact).cast_mut().cast(), size_of::<SlotFact>() as u32) == 0 }
+}

@@ -1,0 +1,352 @@
+//! From a guest frame or a host virtual range to the blocks of a VM, and what is written there.
+//!
+//! Reads `SLOTS`, writes `BLOCKS`. Loops over blocks and VMs go through `bpf_loop` (Linux 5.17), which the verifier
+//! checks once instead of once a turn.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
+use imr_common::host_abi::{
+    BLOCK_ORDER, BlockRecord, FRAMES_PER_BLOCK, MAX_SLOTS, MAX_UNMAP_BLOCKS, MAX_VMS, NO_VM, Slot, VmSlots,
+};
+
+use crate::{
+    atomic,
+    maps::{BLOCKS, LIMIT, SLOTS, VMS},
+};
+
+/// log2 of the bytes in a frame.
+const FRAME_SHIFT: u64 = 12;
+/// Frames in a bitmap word.
+const WORD: u64 = u64::BITS as u64;
+
+/// A run of frames within one slot.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Run {
+    /// First frame.
+    first: u64,
+    /// One past the last frame.
+    end: u64,
+    /// `BLOCKS` index of guest-physical block zero, wrapping: the index of block `b` is this plus `b`.
+    origin: u64,
+    /// CLOCK_MONOTONIC, ns.
+    now: u64,
+}
+
+/// What is done with the blocks of a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Their frames were unmapped.
+    Unmap,
+    /// Somebody looked whether they are idle.
+    Age,
+}
+
+/// How a change ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// The range lies in a followed slot.
+    pub hit: bool,
+    /// It was longer than what is followed.
+    pub cut: bool,
+}
+
+#[inline(always)]
+fn origin(slot: &Slot) -> u64 {
+    slot.block_base.wrapping_sub(slot.base_gfn >> BLOCK_ORDER)
+}
+
+#[inline(always)]
+fn block(index: u64) -> Option<*mut BlockRecord> {
+    BLOCKS.get_ptr_mut(u32::try_from(index).ok()?)
+}
+
+/// `field` of a block record, for the atomics.
+macro_rules! field {
+    ($record:expr, $field:ident) => {
+        // SAFETY: a field of a map value that the verifier has seen to be there.
+        unsafe { &raw mut (*$record).$field }
+    };
+}
+
+/// Word `index` of a block's bitmap.
+#[inline(always)]
+fn word(record: *mut BlockRecord, index: u64) -> *mut u64 {
+    let words = field!(record, mapped).cast::<u64>();
+    // SAFETY: the mask keeps the index within the eight words.
+    unsafe { words.add((index & 7) as usize) }
+}
+
+/// Notes that a leaf SPTE of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) was installed for `gfn`. False: no followed slot.
+#[inline(always)]
+pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
+    let Some(slots) = SLOTS.get(vm) else { return false };
+    let frames = frames_of_level(level);
+    let first = gfn & !(frames - 1);
+    for index in 0..MAX_SLOTS {
+        if index >= slots.count as usize {
+            break;
+        }
+        let slot = &slots.slots[index];
+        if gfn.wrapping_sub(slot.base_gfn) >= slot.npages {
+            continue;
+        }
+        // SAFETY: the helper takes no argument.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let mut run = Run { first, end: first + frames, origin: origin(slot), now };
+        match level {
+            1 => {
+                if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
+                    let bit = gfn % FRAMES_PER_BLOCK;
+                    atomic::or64(word(record, bit / WORD), 1 << (bit % WORD));
+                    atomic::add32(field!(record, maps), 1);
+                    atomic::store64(field!(record, last_map_ns), now);
+                }
+            }
+            2 => mark_block(&run, 0),
+            _ => {
+                // SAFETY: `mark_one` matches the callback's prototype and `run` outlives the call.
+                unsafe {
+                    bpf_loop((frames >> BLOCK_ORDER) as u32, mark_one as *mut c_void, (&raw mut run).cast(), 0);
+                }
+            }
+        }
+        return true;
+    }
+    false
+}
+
+/// Frames of a leaf SPTE.
+#[inline(always)]
+fn frames_of_level(level: u32) -> u64 {
+    match level {
+        1 => 1,
+        2 => FRAMES_PER_BLOCK,
+        _ => FRAMES_PER_BLOCK * FRAMES_PER_BLOCK,
+    }
+}
+
+extern "C" fn mark_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: `mark_mapped` passes its own `Run`, which is alive while `bpf_loop` runs.
+    mark_block(unsafe { &*run.cast::<Run>() }, turn);
+    0
+}
+
+/// Marks block `turn` of the run as mapped by a large SPTE.
+#[inline(always)]
+fn mark_block(run: &Run, turn: u64) {
+    let number = (run.first >> BLOCK_ORDER) + turn;
+    if let Some(record) = block(run.origin.wrapping_add(number)) {
+        for index in 0..8 {
+            atomic::store64(word(record, index), u64::MAX);
+        }
+        atomic::add32(field!(record, maps), 1);
+        atomic::add32(field!(record, maps_large), 1);
+        atomic::store64(field!(record, last_map_ns), run.now);
+    }
+}
+
+/// Notes that the leaf SPTE of `level` for `gfn` was zapped. False: no followed slot.
+#[inline(always)]
+pub fn mark_zapped(vm: u32, gfn: u64, level: u32) -> bool {
+    let Some(slots) = SLOTS.get(vm) else { return false };
+    let frames = frames_of_level(level);
+    let first = gfn & !(frames - 1);
+    for index in 0..MAX_SLOTS {
+        if index >= slots.count as usize {
+            break;
+        }
+        let slot = &slots.slots[index];
+        if gfn.wrapping_sub(slot.base_gfn) >= slot.npages {
+            continue;
+        }
+        // SAFETY: the helper takes no argument.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let mut run = Run { first, end: first + frames, origin: origin(slot), now };
+        if level < 3 {
+            zap_block(&run, 0);
+        } else {
+            // SAFETY: `zap_one` matches the callback's prototype and `run` outlives the call.
+            unsafe {
+                bpf_loop((frames >> BLOCK_ORDER) as u32, zap_one as *mut c_void, (&raw mut run).cast(), 0);
+            }
+        }
+        return true;
+    }
+    false
+}
+
+extern "C" fn zap_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: the caller passes its own `Run`, which is alive while `bpf_loop` runs.
+    zap_block(unsafe { &*run.cast::<Run>() }, turn);
+    0
+}
+
+/// Clears the run's frames in its block `turn`.
+#[inline(always)]
+fn zap_block(run: &Run, turn: u64) {
+    let number = (run.first >> BLOCK_ORDER) + turn;
+    if let Some(record) = block(run.origin.wrapping_add(number)) {
+        clear_frames(record, run, number);
+        atomic::store64(field!(record, last_unmap_ns), run.now);
+    }
+}
+
+#[inline(always)]
+fn clear_frames(record: *mut BlockRecord, run: &Run, number: u64) {
+    let start = number << BLOCK_ORDER;
+    for index in 0..8 {
+        let low = start + index * WORD;
+        let from = run.first.saturating_sub(low);
+        let to = run.end.saturating_sub(low);
+        atomic::and64(word(record, index), !(ones(to) & !ones(from)));
+    }
+}
+
+/// The lowest `count` bits, all of them from 64 up.
+#[inline(always)]
+fn ones(count: u64) -> u64 {
+    if count >= WORD { u64::MAX } else { (1 << count) - 1 }
+}
+
+extern "C" fn unmap_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: as in `zap_one`.
+    let run = unsafe { &*run.cast::<Run>() };
+    let number = (run.first >> BLOCK_ORDER) + turn;
+    if let Some(record) = block(run.origin.wrapping_add(number)) {
+        clear_frames(record, run, number);
+        atomic::add32(field!(record, unmaps), 1);
+        atomic::store64(field!(record, last_unmap_ns), run.now);
+    }
+    0
+}
+
+extern "C" fn age_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: as in `zap_one`.
+    let run = unsafe { &*run.cast::<Run>() };
+    let number = (run.first >> BLOCK_ORDER) + turn;
+    if let Some(record) = block(run.origin.wrapping_add(number)) {
+        atomic::add32(field!(record, ages), 1);
+    }
+    0
+}
+
+/// The frames of `slot` that the host virtual range covers: first and one past the last.
+#[inline(always)]
+fn overlap(slot: &Slot, start: u64, end: u64) -> Option<(u64, u64)> {
+    let slot_end = slot.userspace_addr + (slot.npages << FRAME_SHIFT);
+    let from = if start > slot.userspace_addr { start } else { slot.userspace_addr };
+    let to = if end < slot_end { end } else { slot_end };
+    if from >= to {
+        return None;
+    }
+    let first = slot.base_gfn + ((from - slot.userspace_addr) >> FRAME_SHIFT);
+    let end = slot.base_gfn + ((to - slot.userspace_addr + (1 << FRAME_SHIFT) - 1) >> FRAME_SHIFT);
+    Some((first, end))
+}
+
+/// Carries `change` out on every block of `vm` that lies in the host virtual range [`start`, `end`).
+#[inline(always)]
+pub fn change_hva(vm: u32, start: u64, end: u64, change: Change) -> Reached {
+    let mut reached = Reached { hit: false, cut: false };
+    let Some(slots) = SLOTS.get(vm) else { return reached };
+    // SAFETY: the helper takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    for index in 0..MAX_SLOTS {
+        if index >= slots.count as usize {
+            break;
+        }
+        let slot = &slots.slots[index];
+        let Some((first, end)) = overlap(slot, start, end) else { continue };
+        reached.hit = true;
+        let mut run = Run { first, end, origin: origin(slot), now };
+        let mut blocks = ((end - 1) >> BLOCK_ORDER) - (first >> BLOCK_ORDER) + 1;
+        if blocks > MAX_UNMAP_BLOCKS {
+            blocks = MAX_UNMAP_BLOCKS;
+            reached.cut = true;
+        }
+        let callback = match change {
+            Change::Unmap => unmap_one as *mut c_void,
+            Change::Age => age_one as *mut c_void,
+        };
+        // SAFETY: the callbacks match the helper's prototype and `run` outlives the call.
+        unsafe { bpf_loop(blocks as u32, callback, (&raw mut run).cast(), 0) };
+    }
+    reached
+}
+
+/// Applies an unmap to a VM's blocks and counts it there. True: a followed slot was hit.
+#[inline(always)]
+pub fn unmap(vm: u32, start: u64, end: u64) -> bool {
+    let reached = change_hva(vm, start, end, Change::Unmap);
+    if reached.hit
+        && let Some(record) = VMS.get_ptr_mut(vm)
+    {
+        atomic::add64(field!(record, unmaps), 1);
+        if reached.cut {
+            atomic::add64(field!(record, long_unmaps), 1);
+        }
+    }
+    reached.hit
+}
+
+/// A search for the VM that has a host virtual range.
+#[repr(C)]
+struct Search {
+    start: u64,
+    end: u64,
+    found: u32,
+    matches: u32,
+}
+
+/// What a search by address gave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// No registered VM.
+    None,
+    /// This VM.
+    One(u32),
+    /// More than one: processes may well use the same addresses.
+    Ambiguous,
+}
+
+/// Whose the host virtual range [`start`, `end`) is, by address alone.
+#[inline(always)]
+pub fn owner_of_hva(start: u64, end: u64) -> Owner {
+    let Some(limit) = LIMIT.get(0) else { return Owner::None };
+    let limit = if *limit > MAX_VMS { MAX_VMS } else { *limit };
+    let mut search = Search { start, end, found: NO_VM, matches: 0 };
+    // SAFETY: `search_one` matches the callback's prototype and `search` outlives the call.
+    unsafe { bpf_loop(limit, search_one as *mut c_void, (&raw mut search).cast(), 0) };
+    match search.matches {
+        0 => Owner::None,
+        1 => Owner::One(search.found),
+        _ => Owner::Ambiguous,
+    }
+}
+
+extern "C" fn search_one(turn: u64, search: *mut c_void) -> i64 {
+    // SAFETY: `owner_of_hva` passes its own `Search`, which is alive while `bpf_loop` runs.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let Some(slots) = SLOTS.get(turn as u32) else { return 1 };
+    if covers(slots, search.start, search.end) {
+        search.found = turn as u32;
+        search.matches += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn covers(slots: &VmSlots, start: u64, end: u64) -> bool {
+    for index in 0..MAX_SLOTS {
+        if index >= slots.count as usize {
+            break;
+        }
+        let slot = &slots.slots[index];
+        if start < slot.userspace_addr + (slot.npages << FRAME_SHIFT) && end > slot.userspace_addr {
+            return true;
+        }
+    }
+    false
+}

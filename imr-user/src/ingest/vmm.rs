@@ -1,0 +1,393 @@
+//! One VMM process: its end, its name, its memory, what backs the slots it has mapped.
+//!
+//! Everything goes through a directory descriptor of /proc/PID that was opened while a pidfd showed the process alive:
+//! it can never reach another process that got the same pid later. Nothing is changed here.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Dir, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::IngestError;
+use super::discovery::{FoundSlot, KVM_VM_LINK};
+use super::smaps::{self, Vma};
+use crate::model::backing::{BackingKind, Segment, VmaFlags};
+use crate::model::ids::{FRAME_SIZE, Gfn, Hva, Pid};
+
+/// f_type of tmpfs and of what memfd_create makes (include/uapi/linux/magic.h).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// f_type of hugetlbfs.
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+/// Bits of a pagemap entry (Documentation/admin-guide/mm/pagemap.rst): present, swapped.
+const PAGEMAP_HAS_MEMORY: u64 = 1 << 63 | 1 << 62;
+/// Pagemap entries read at a time.
+const PAGEMAP_CHUNK: usize = 8192;
+/// Bytes of a pagemap entry.
+const PAGEMAP_ENTRY: u64 = 8;
+/// Field of /proc/PID/stat, counted after the name: starttime (proc(5), field 22).
+const STARTTIME_AFTER_NAME: usize = 19;
+
+/// A VMM process.
+#[derive(Debug)]
+pub struct Vmm {
+    pid: Pid,
+    pidfd: OwnedFd,
+    proc_dir: OwnedFd,
+    name: String,
+    start_ticks: u64,
+}
+
+impl Vmm {
+    /// Takes hold of the process.
+    ///
+    /// # Errors
+    /// [`IngestError::VmmGone`]; /proc/PID cannot be read.
+    pub fn open(pid: Pid) -> Result<Self, IngestError> {
+        let path = format!("/proc/{pid}");
+        let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
+        let raw = raw.ok_or(IngestError::VmmGone { pid })?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|error| failure(pid, "pidfd_open", &path, error))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc_dir = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|error| failure(pid, "open", &path, error))?;
+        let mut vmm = Self { pid, pidfd, proc_dir, name: String::new(), start_ticks: 0 };
+        // Alive after the directory was opened: the directory is this process'.
+        if vmm.has_exited() {
+            return Err(IngestError::VmmGone { pid });
+        }
+        vmm.name = printable(&vmm.read_name()?);
+        vmm.start_ticks = vmm.read_start_ticks()?;
+        Ok(vmm)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// QEMU's `-name`, else the process' comm.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it was started, clock ticks since boot: with the pid an identity.
+    #[must_use]
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Directory /proc/PID; every access fails with ESRCH once the process has ended.
+    #[must_use]
+    pub fn proc_dir(&self) -> BorrowedFd<'_> {
+        self.proc_dir.as_fd()
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        // A pidfd becomes readable when the process ends; one that cannot be polled is as good as ended.
+        !matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0) | Err(Errno::INTR))
+    }
+
+    /// Waits until it ends. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The pidfd cannot be watched.
+    pub async fn wait_for_exit(&self) -> Result<(), IngestError> {
+        let failed = |error: io::Error| IngestError::io("watch pidfd of", format!("/proc/{}", self.pid), error);
+        // SAFETY: the pidfd is borrowed from `self`, which keeps it open while the AsyncFd lives.
+        let exit = unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) };
+        let exit = exit.map_err(|error| failed(error.into()))?;
+        exit.readable().await.map(drop).map_err(failed)
+    }
+
+    /// /proc/PID/mem, for reading and writing.
+    ///
+    /// # Errors
+    /// [`IngestError::VmmGone`]; no permission.
+    pub fn mem_file(&self) -> Result<OwnedFd, IngestError> {
+        self.open_at("mem", OFlags::RDWR)
+    }
+
+    /// What backs each slot, in the order of `slots`: one segment a VMA, none for what is not mapped.
+    ///
+    /// Memory pinned for DMA anywhere in the process counts as locked everywhere: which pages it is nobody tells.
+    /// Reads smaps, which walks the process' page tables: about 10 ms for each GiB it has mapped in 4 KiB pages.
+    ///
+    /// # Errors
+    /// [`IngestError::VmmGone`]; smaps cannot be read or understood.
+    pub fn segments(&self, slots: &[FoundSlot]) -> Result<Vec<Vec<Segment>>, IngestError> {
+        let text = self.read_text("smaps")?;
+        let vmas = smaps::parse(&text)
+            .map_err(|what| IngestError::Format { path: self.path("smaps").into(), what })?;
+        let pinned = has_pinned_memory(&self.read_text("status")?);
+        slots.iter().map(|slot| self.segments_of(slot, &vmas, pinned)).collect()
+    }
+
+    fn segments_of(&self, slot: &FoundSlot, vmas: &[Vma], pinned: bool) -> Result<Vec<Segment>, IngestError> {
+        let start = slot.userspace_addr;
+        let end = start.saturating_add(slot.npages.saturating_mul(FRAME_SIZE));
+        let first = vmas.partition_point(|vma| vma.end <= start);
+        let mut segments = Vec::new();
+        for vma in vmas[first..].iter().take_while(|vma| vma.start < end) {
+            let from = start.max(vma.start);
+            let to = end.min(vma.end);
+            let backing = self.backing(vma)?;
+            segments.push(Segment {
+                base_gfn: Gfn::new(slot.base_gfn + (from - start) / FRAME_SIZE),
+                npages: (to - from) / FRAME_SIZE,
+                hva: Hva::new(from),
+                vma_start: Hva::new(vma.start),
+                vma_end: Hva::new(vma.end),
+                file_offset: if backing.inode == 0 { 0 } else { vma.offset + (from - vma.start) },
+                dev: backing.dev,
+                inode: backing.inode,
+                kind: backing.kind,
+                shared: vma.shared,
+                writable: vma.writable,
+                page_size: vma.page_size,
+                flags: VmaFlags { locked: vma.flags.locked || pinned, ..vma.flags },
+            });
+        }
+        Ok(segments)
+    }
+
+    /// Classified by what the file system says, not by the path: anybody can name a file `/memfd:x`.
+    fn backing(&self, vma: &Vma) -> Result<Backing, IngestError> {
+        if vma.inode == 0 && !vma.path.starts_with('/') {
+            return Ok(Backing { kind: BackingKind::Anonymous, dev: 0, inode: 0 });
+        }
+        let link = format!("map_files/{:x}-{:x}", vma.start, vma.end);
+        let file = self.open_at(&link, OFlags::PATH)?;
+        let stat = fstat(&file).map_err(|error| self.failure("stat", &link, error))?;
+        let filesystem = fstatfs(&file).map_err(|error| self.failure("statfs", &link, error))?;
+        let kind = match filesystem.f_type.cast_unsigned() {
+            HUGETLBFS_MAGIC => BackingKind::Hugetlbfs,
+            TMPFS_MAGIC if vma.path.starts_with("/memfd:") => BackingKind::Memfd,
+            TMPFS_MAGIC => BackingKind::Tmpfs,
+            _ => BackingKind::OtherFile(vma.path.clone()),
+        };
+        Ok(Backing { kind, dev: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Whether a device is assigned to the VM. What cannot be read counts as yes.
+    #[must_use]
+    pub fn has_vfio(&self) -> bool {
+        self.has_file(|link| {
+            ["anon_inode:[vfio", "/dev/vfio/", "/dev/iommu"].iter().any(|start| link.starts_with(start))
+        })
+    }
+
+    /// Whether the VM has memory that its VMM cannot read. What cannot be read counts as yes.
+    #[must_use]
+    pub fn has_guest_memfd(&self) -> bool {
+        self.has_file(|link| link.contains("[kvm-gmem]") || link.contains("[guest_memfd]"))
+    }
+
+    /// Whether descriptor `fd` of the process still is a KVM VM.
+    #[must_use]
+    pub fn has_vm_file(&self, fd: u32) -> bool {
+        readlinkat(&self.proc_dir, format!("fd/{fd}"), Vec::new())
+            .is_ok_and(|link| link.as_bytes() == KVM_VM_LINK.as_bytes())
+    }
+
+    fn has_file(&self, is_it: impl Fn(&str) -> bool) -> bool {
+        let Ok(dir) = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY) else { return true };
+        let Ok(mut entries) = Dir::read_from(&dir) else { return true };
+        entries.any(|entry| {
+            let Ok(entry) = entry else { return true };
+            // The two directory entries, and descriptors that were closed meanwhile, have no link.
+            readlinkat(&dir, entry.file_name(), Vec::new()).is_ok_and(|link| is_it(&link.to_string_lossy()))
+        })
+    }
+
+    /// Calls `each` for every frame of the segment that has memory behind it in the VMM's page tables: present or
+    /// swapped out. About 5 ms for each GiB.
+    ///
+    /// # Errors
+    /// [`IngestError::VmmGone`]; pagemap cannot be read.
+    pub fn resident_frames(&self, segment: &Segment, mut each: impl FnMut(Gfn)) -> Result<(), IngestError> {
+        let file = File::from(self.open_at("pagemap", OFlags::RDONLY)?);
+        let first = segment.hva.get() / FRAME_SIZE;
+        let mut buffer = vec![0_u8; PAGEMAP_CHUNK * PAGEMAP_ENTRY as usize];
+        let mut done = 0;
+        while done < segment.npages {
+            let wanted = (segment.npages - done).min(PAGEMAP_CHUNK as u64);
+            let bytes = &mut buffer[..usize::try_from(wanted * PAGEMAP_ENTRY).unwrap_or(0)];
+            let read = file
+                .read_at(bytes, (first + done) * PAGEMAP_ENTRY)
+                .map_err(|error| self.io_failure("read", "pagemap", error))?;
+            // Nothing: the address space is gone, because the process is.
+            if read < PAGEMAP_ENTRY as usize {
+                return Err(IngestError::VmmGone { pid: self.pid });
+            }
+            for entry in bytes[..read].chunks_exact(PAGEMAP_ENTRY as usize) {
+                let entry = entry.try_into().map_or(0, u64::from_ne_bytes);
+                if entry & PAGEMAP_HAS_MEMORY != 0 {
+                    each(Gfn::new(segment.base_gfn.get() + done));
+                }
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_name(&self) -> Result<String, IngestError> {
+        let command = self.read_bytes("cmdline")?;
+        let mut arguments = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        while let Some(argument) = arguments.next() {
+            if (argument == "-name" || argument == "--name")
+                && let Some(name) = arguments.next().and_then(|value| qemu_name(&value))
+            {
+                return Ok(name);
+            }
+        }
+        Ok(self.read_text("comm")?.trim_end().to_owned())
+    }
+
+    fn read_start_ticks(&self) -> Result<u64, IngestError> {
+        let stat = self.read_text("stat")?;
+        // The name is in parentheses and may hold anything, parentheses included.
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks = after_name.split(' ').nth(STARTTIME_AFTER_NAME).and_then(|field| field.parse().ok());
+        ticks.ok_or_else(|| IngestError::Format { path: self.path("stat").into(), what: "no starttime".into() })
+    }
+
+    fn read_text(&self, name: &'static str) -> Result<String, IngestError> {
+        Ok(String::from_utf8_lossy(&self.read_bytes(name)?).into_owned())
+    }
+
+    fn read_bytes(&self, name: &'static str) -> Result<Vec<u8>, IngestError> {
+        let mut file = File::from(self.open_at(name, OFlags::RDONLY)?);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|error| self.io_failure("read", name, error))?;
+        Ok(bytes)
+    }
+
+    fn open_at(&self, name: &str, flags: OFlags) -> Result<OwnedFd, IngestError> {
+        openat(&self.proc_dir, name, flags | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| self.failure("open", name, error))
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.pid)
+    }
+
+    fn failure(&self, operation: &'static str, name: &str, error: Errno) -> IngestError {
+        if self.has_exited() {
+            return IngestError::VmmGone { pid: self.pid };
+        }
+        failure(self.pid, operation, &self.path(name), error)
+    }
+
+    fn io_failure(&self, operation: &'static str, name: &str, error: io::Error) -> IngestError {
+        if self.has_exited() || error.raw_os_error() == Some(libc::ESRCH) {
+            return IngestError::VmmGone { pid: self.pid };
+        }
+        IngestError::io(operation, self.path(name), error)
+    }
+}
+
+struct Backing {
+    kind: BackingKind,
+    dev: u64,
+    inode: u64,
+}
+
+fn failure(pid: Pid, operation: &'static str, path: &str, error: Errno) -> IngestError {
+    match error {
+        Errno::SRCH => IngestError::VmmGone { pid },
+        // /proc/PID itself, or the whole of it, is not there any more.
+        Errno::NOENT if operation != "stat" && path == format!("/proc/{pid}") => IngestError::VmmGone { pid },
+        _ => IngestError::io(operation, path, error),
+    }
+}
+
+/// VmPin of /proc/PID/status (fs/proc/task_mmu.c, task_mem).
+fn has_pinned_memory(status: &str) -> bool {
+    let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
+    pinned.and_then(|rest| rest.trim().strip_suffix("kB")).is_some_and(|kib| kib.trim() != "0")
+}
+
+/// The name with what a terminal might obey replaced, at most 64 characters.
+fn printable(name: &str) -> String {
+    name.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// The guest's name in the value of `-name`: `NAME`, `NAME,opt=...` or `guest=NAME,opt=...`.
+fn qemu_name(value: &str) -> Option<String> {
+    // A comma in the name is written as two (QEMU's util/qemu-option.c).
+    let escaped = value.replace(",,", "\u{1}");
+    let parts: Vec<&str> = escaped.split(',').collect();
+    let guest = parts.iter().find_map(|part| part.strip_prefix("guest="));
+    let name = guest.or_else(|| parts.first().copied().filter(|first| !first.contains('=')))?;
+    (!name.is_empty()).then(|| name.replace('\u{1}', ","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_names_in_all_forms() {
+        assert_eq!(qemu_name("web1").as_deref(), Some("web1"));
+        assert_eq!(qemu_name("web1,process=q").as_deref(), Some("web1"));
+        assert_eq!(qemu_name("guest=web1,debug-threads=on").as_deref(), Some("web1"));
+        assert_eq!(qemu_name("debug-threads=on,guest=web1").as_deref(), Some("web1"));
+        assert_eq!(qemu_name("guest=web,,2,debug-threads=on").as_deref(), Some("web,2"));
+        assert_eq!(printable("a\u{1b}[2Jb"), "a?[2Jb");
+        assert_eq!(qemu_name("debug-threads=on"), None);
+        assert_eq!(qemu_name(""), None);
+    }
+
+    #[test]
+    fn pinned_memory_shows_in_status() {
+        assert!(has_pinned_memory("VmLck:\t 0 kB\nVmPin:\t      12 kB\n"));
+        assert!(!has_pinned_memory("VmLck:\t 8 kB\nVmPin:\t       0 kB\n"));
+        assert!(!has_pinned_memory(""));
+    }
+
+    #[test]
+    fn this_process_is_alive_and_has_a_start() {
+        let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
+        assert!(!vmm.has_exited());
+        assert!(vmm.start_ticks() > 0 && !vmm.name().is_empty());
+        assert!(!vmm.has_vfio() && !vmm.has_guest_memfd());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::new(child.id());
+        child.wait().unwrap();
+        assert!(Vmm::open(pid).unwrap_err().is_vmm_gone());
+    }
+
+    #[test]
+    fn memory_of_this_process_is_classified_and_counted() {
+        let buffer = vec![1_u8; 64 * 4096];
+        let address = (buffer.as_ptr() as u64).next_multiple_of(FRAME_SIZE);
+        let slot = FoundSlot { id: 0, base_gfn: 100, npages: 32, userspace_addr: address, flags: 0 };
+        let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
+        let segments = vmm.segments(&[slot]).unwrap();
+        let pages: u64 = segments[0].iter().map(|segment| segment.npages).sum();
+        assert_eq!(pages, 32);
+        let segment = &segments[0][0];
+        assert_eq!((&segment.kind, segment.shared, segment.page_size), (&BackingKind::Anonymous, false, 4096));
+        let mut frames = Vec::new();
+        vmm.resident_frames(segment, |gfn| frames.push(gfn.get())).unwrap();
+        assert_eq!(frames.first(), Some(&100));
+        assert_eq!(frames.len() as u64, segment.npages);
+        assert_eq!(buffer[0], 1);
+    }
+}

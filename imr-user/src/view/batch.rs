@@ -1,0 +1,131 @@
+//! One snapshot as plain text, for `imr-top -b`: every VM and every column, no colours, no cutting to a width.
+//!
+//! Input: a snapshot. Output: lines without an empty one among them, so that empty lines part the samples.
+
+use std::fmt::Write;
+
+use super::{decisions, format, host_line, vm_table};
+use crate::model::snapshot::{Snapshot, VmSnapshot};
+
+/// Newest decisions printed with a sample.
+const DECISIONS: usize = 5;
+
+/// How a column gets its value.
+type Value = fn(&VmSnapshot) -> String;
+
+/// Columns between the name and the status; all values are right-aligned.
+const COLUMNS: [(&str, Value); 12] = [
+    ("PID", |vm| vm.pid.to_string()),
+    ("RAM", |vm| format::bytes_short(vm.ram_bytes)),
+    ("RESIDENT", |vm| format::bytes_short(vm.resident_bytes)),
+    ("GUEST-FREE", vm_table::guest_free),
+    ("OFFERED", |vm| format::bytes_short(vm.offered_bytes)),
+    ("RECLAIMED", |vm| format::bytes_short(vm.reclaimed_bytes)),
+    ("OUT-NOW", |vm| format::bytes_short(vm.reclaimed_now_bytes)),
+    ("REFAULTED", |vm| format::bytes_short(vm.refaulted_bytes)),
+    ("FAULTS/S", |vm| format::rate(vm.faults_per_s)),
+    ("DONE", |vm| format::count(vm.offers.done)),
+    ("P50", |vm| answered(vm, vm.offer_to_done.p50_us)),
+    ("P99", |vm| answered(vm, vm.offer_to_done.p99_us)),
+];
+
+/// The snapshot as text; the last line ends with a line feed.
+#[must_use]
+pub fn text(snapshot: &Snapshot) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = host(&mut out, snapshot);
+    if snapshot.vms.is_empty() {
+        out.push_str("no VMs: no KVM guest runs on this host (or none of those asked for)\n");
+    } else {
+        let _ = table(&mut out, &snapshot.vms);
+    }
+    for decision in snapshot.decisions.iter().rev().take(DECISIONS).rev() {
+        let _ = writeln!(
+            out,
+            "decision {} {} {} {} offer {}: {}",
+            format::clock_utc(decision.unix_ms),
+            format::printable(&decisions::vm_name(snapshot, decision), false),
+            decisions::name(decision.kind),
+            format::bytes_short(decision.bytes),
+            decision.offer_seq,
+            format::printable(&decision.why, false),
+        );
+    }
+    out
+}
+
+fn host(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
+    let host = &snapshot.host;
+    let vms = snapshot.vms.len();
+    writeln!(
+        out,
+        "imr-top {} UTC  sample {}  {}  Linux {}  up {}  policy {}  {vms} VM{}",
+        format::clock_utc(snapshot.unix_ms),
+        snapshot.sequence,
+        format::printable(&host.name, false),
+        format::printable(&host.kernel, false),
+        format::uptime(snapshot.uptime),
+        host_line::policy(snapshot.policy),
+        if vms == 1 { "" } else { "s" },
+    )?;
+    let used = host.mem_total.saturating_sub(host.mem_available);
+    let pressure = match host.pressure_some_avg10 {
+        Some(share) => format!("{share:.2} %"),
+        None => "unknown".to_owned(),
+    };
+    writeln!(
+        out,
+        "memory used {}  swap used {}  pressure {pressure}",
+        format::bytes_of(used, host.mem_total),
+        format::bytes_of(host.swap_used, host.swap_total),
+    )?;
+    let counters = &host.counters;
+    writeln!(
+        out,
+        "events lost {}  undecodable {}  unattributed {}  table-full {}  ambiguous {}  faults {}  hypercalls {}  unmaps {}",
+        counters.lost,
+        counters.undecodable,
+        counters.unattributed,
+        counters.table_full,
+        counters.ambiguous,
+        counters.page_faults,
+        counters.hypercalls,
+        counters.unmaps,
+    )?;
+    if let (failed, all, Some(first)) = host_line::failed_probes(host) {
+        let first = format::printable(&first, false);
+        writeln!(out, "warning: {failed} of {all} probes failed: {first}; see `imr doctor`")?;
+    }
+    Ok(())
+}
+
+fn table(out: &mut String, vms: &[VmSnapshot]) -> std::fmt::Result {
+    let names: Vec<String> = vms.iter().map(|vm| format::printable(&vm.name, false)).collect();
+    let name_width = names.iter().map(|name| format::width(name)).max().unwrap_or(0).max(4);
+    let rows: Vec<[String; COLUMNS.len()]> =
+        vms.iter().map(|vm| COLUMNS.map(|(_, value)| value(vm))).collect();
+    let mut widths = COLUMNS.map(|(heading, _)| heading.len());
+    for row in &rows {
+        for (width, value) in widths.iter_mut().zip(row) {
+            *width = (*width).max(value.len());
+        }
+    }
+    write!(out, "{}", format::left("NAME", name_width, '~'))?;
+    for ((heading, _), width) in COLUMNS.iter().zip(widths) {
+        write!(out, "  {heading:>width$}")?;
+    }
+    writeln!(out, "  STATUS")?;
+    for ((name, row), vm) in names.iter().zip(&rows).zip(vms) {
+        write!(out, "{}", format::left(name, name_width, '~'))?;
+        for (value, width) in row.iter().zip(widths) {
+            write!(out, "  {value:>width$}")?;
+        }
+        writeln!(out, "  {}", format::printable(&vm_table::status(vm, false).0, false))?;
+    }
+    Ok(())
+}
+
+fn answered(vm: &VmSnapshot, micros: u64) -> String {
+    if vm.offer_to_done.count == 0 { "-".to_owned() } else { format::micros(micros) }
+}

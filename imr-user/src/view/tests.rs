@@ -1,0 +1,237 @@
+//! The screen as a whole, drawn into memory: snapshots of each state, and every size without a panic.
+
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::layout::Size;
+
+use super::testing::{THEME, forbidden_vm, lived_in, slot, snapshot, two, vm};
+use super::theme::{Palette, Symbols, Theme};
+use super::{App, batch};
+use crate::model::ids::Pid;
+use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus, Snapshot};
+
+/// The screen of `columns` x `rows` after these keys.
+fn screen_with(app: App, snapshot: &Snapshot, columns: u16, rows: u16, keys: &[KeyCode]) -> TestBackend {
+    let mut app = app;
+    app.set_size(Size::new(columns, rows));
+    app.accept(snapshot);
+    for code in keys {
+        app.handle(&Event::Key(KeyEvent::new(*code, KeyModifiers::NONE)), snapshot);
+    }
+    let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+    terminal.draw(|frame| app.render(frame, snapshot)).unwrap();
+    terminal.backend().clone()
+}
+
+fn screen(snapshot: &Snapshot, columns: u16, rows: u16, keys: &[KeyCode]) -> TestBackend {
+    screen_with(App::new(THEME, Vec::new()), snapshot, columns, rows, keys)
+}
+
+fn failed_probe() -> ProbeStatus {
+    ProbeStatus {
+        hook: "kprobe kvm_mmu_notifier_invalidate_range_start".to_owned(),
+        state: ProbeState::Failed("this kernel has no kprobes".to_owned()),
+    }
+}
+
+#[test]
+fn before_the_first_sample() {
+    let mut empty = snapshot(Vec::new());
+    empty.sequence = 0;
+    insta::assert_snapshot!(screen(&empty, 80, 24, &[]));
+}
+
+#[test]
+fn no_vms() {
+    insta::assert_snapshot!(screen(&snapshot(Vec::new()), 80, 24, &[]));
+}
+
+#[test]
+fn no_vms_with_a_failed_probe_and_a_pid_waited_for() {
+    let mut snapshot = snapshot(Vec::new());
+    snapshot.host.probes.push(failed_probe());
+    let app = App::new(THEME, vec![Pid::new(4711)]);
+    insta::assert_snapshot!(screen_with(app, &snapshot, 80, 24, &[]));
+}
+
+#[test]
+fn two_vms_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[]));
+}
+
+#[test]
+fn two_vms_200x50() {
+    insta::assert_snapshot!(screen(&two(), 200, 50, &[]));
+}
+
+#[test]
+fn guard_forbids_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Down]));
+}
+
+#[test]
+fn guard_forbids_200x50() {
+    insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Down]));
+}
+
+#[test]
+fn help_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Char('?')]));
+}
+
+#[test]
+fn help_200x50() {
+    insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Char('?')]));
+}
+
+#[test]
+fn vm_open_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Enter]));
+}
+
+#[test]
+fn vm_open_200x50() {
+    insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Enter]));
+}
+
+#[test]
+fn forbidden_vm_open_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Down, KeyCode::Enter]));
+}
+
+#[test]
+fn paused() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Char(' ')]));
+}
+
+#[test]
+fn losses_stale_and_observe() {
+    let mut snapshot = two();
+    snapshot.policy = PolicyName::Observe;
+    snapshot.host.counters.lost = 12;
+    snapshot.host.counters.undecodable = 3;
+    snapshot.host.counters.unattributed = 4567;
+    snapshot.host.counters.table_full = 1;
+    snapshot.host.probes.push(failed_probe());
+    snapshot.host.swap_used = 1 << 29;
+    snapshot.vms[0].guest = GuestStatus::Detached { why: "BYE".to_owned() };
+    let mut app = App::new(THEME, Vec::new());
+    app.set_stale(Some(7));
+    insta::assert_snapshot!(screen_with(app, &snapshot, 80, 24, &[]));
+}
+
+#[test]
+fn ascii_80x24() {
+    let theme = Theme { palette: Palette::Mono, symbols: Symbols::Ascii };
+    let shown = screen_with(App::new(theme, Vec::new()), &two(), 80, 24, &[]);
+    // The borders around a snapshot are not part of the screen; the cells are.
+    for cell in shown.buffer().content() {
+        assert!(cell.symbol().is_ascii(), "{:?}", cell.symbol());
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn many_vms_scroll() {
+    let many = snapshot((1..=100).map(|id| vm(id, &format!("vm-{id}"))).collect());
+    insta::assert_snapshot!(screen(&many, 80, 24, &[KeyCode::PageDown, KeyCode::PageDown]));
+}
+
+#[test]
+fn small_40x12() {
+    insta::assert_snapshot!(screen(&two(), 40, 12, &[]));
+}
+
+#[test]
+fn smallest_20x5() {
+    insta::assert_snapshot!(screen(&two(), 20, 5, &[]));
+}
+
+#[test]
+fn batch_text() {
+    let mut two = two();
+    two.host.probes.push(failed_probe());
+    two.vms[1].name = "evil\x1b[31m\nname".to_owned();
+    insta::assert_snapshot!(batch::text(&two));
+}
+
+#[test]
+fn batch_text_without_vms() {
+    let text = batch::text(&snapshot(Vec::new()));
+    assert!(text.contains("no VMs"));
+    assert!(!text.contains("\n\n") && text.ends_with('\n'), "empty lines part the samples: {text}");
+}
+
+#[test]
+fn names_of_other_processes_reach_no_cell_raw() {
+    let mut snapshot = two();
+    snapshot.vms[0].name = "\x1b[2Jx\u{202e}\r".to_owned();
+    snapshot.decisions[0].why = "a\x07b".to_owned();
+    for keys in [&[][..], &[KeyCode::Enter][..]] {
+        let shown = screen(&snapshot, 120, 40, keys);
+        for cell in shown.buffer().content() {
+            assert!(!cell.symbol().chars().any(|c| c.is_control() || c == '\u{202e}'));
+        }
+    }
+}
+
+#[test]
+fn no_size_and_no_state_panics() {
+    let mut huge = forbidden_vm(3, "huge");
+    huge.slots =
+        vec![slot(0, 0, &lived_in(40_000)), slot(1, 50_000, &lived_in(3)), slot(2, 1 << 50, &lived_in(9))];
+    let mut odd = two();
+    odd.host.probes.push(failed_probe());
+    odd.vms[0].name = "漢字漢字漢字".to_owned();
+    odd.vms[0].faults_per_s = f64::NAN;
+    odd.vms[1].slots.clear();
+    odd.decisions.clear();
+    let snapshots = [
+        snapshot(Vec::new()),
+        two(),
+        odd,
+        snapshot(vec![huge]),
+        snapshot((1..=100).map(|id| vm(id, "many")).collect()),
+    ];
+    let presses: [&[KeyCode]; 5] = [
+        &[],
+        &[KeyCode::Enter],
+        &[KeyCode::Char('?'), KeyCode::End],
+        &[KeyCode::End, KeyCode::Char(' ')],
+        &[KeyCode::End, KeyCode::Enter, KeyCode::Char(' ')],
+    ];
+    let small = (1..=26u16).flat_map(|columns| (1..=12u16).map(move |rows| (columns, rows)));
+    let large = [(79, 23), (80, 24), (81, 25), (119, 30), (120, 30), (200, 50), (300, 3), (3, 100)];
+    for (columns, rows) in small.chain(large) {
+        for snapshot in &snapshots {
+            for keys in presses {
+                screen(snapshot, columns, rows, keys);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_older_than_the_snapshot_does_not_panic() {
+    let mut app = App::new(THEME, Vec::new());
+    app.set_size(Size::new(80, 24));
+    app.accept(&two());
+    let other = snapshot(vec![vm(9, "other")]);
+    let mut terminal = Terminal::new(TestBackend::new(30, 10)).unwrap();
+    terminal.draw(|frame| app.render(frame, &other)).unwrap();
+}
+
+#[test]
+fn colours_are_set_only_where_they_are_wanted() {
+    let snapshot = two();
+    for (palette, colourful) in [(Palette::Mono, false), (Palette::Ansi16, true), (Palette::Indexed256, true)]
+    {
+        let theme = Theme { palette, symbols: Symbols::Unicode };
+        let shown = screen_with(App::new(theme, Vec::new()), &snapshot, 80, 24, &[]);
+        let colour = |cell: &ratatui::buffer::Cell| {
+            cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset
+        };
+        assert_eq!(shown.buffer().content().iter().any(colour), colourful, "{palette:?}");
+    }
+}

@@ -1,0 +1,191 @@
+//! Colours and symbols of the screen, safe for colour-blind people, with fallbacks down to ASCII without colour.
+//!
+//! Input: what the terminal can do, decided by the caller. Output: styles and characters. Reads no environment.
+//! Nothing is told by colour alone: each block state has its own symbol, each warning its own word.
+
+use ratatui::style::{Color, Modifier, Style};
+
+use super::cells::CellKind;
+
+/// Colours the terminal can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Palette {
+    /// None: only bold, dim and reverse.
+    Mono,
+    /// The 16 of every terminal.
+    Ansi16,
+    /// The 256 of xterm; hues after Okabe and Ito's set for colour-blind people.
+    Indexed256,
+}
+
+/// Characters the terminal can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symbols {
+    /// Block elements that the fonts of graphical and text consoles have.
+    Unicode,
+    /// ASCII only.
+    Ascii,
+}
+
+/// What a piece of the screen is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Ordinary text.
+    Text,
+    /// The program's name and section titles.
+    Title,
+    /// Labels and rules.
+    Dim,
+    /// A key in the hint line.
+    Key,
+    /// Things as they should be.
+    Good,
+    /// Something to look at.
+    Warn,
+    /// Something lost or forbidden.
+    Bad,
+    /// The heading of the table.
+    Heading,
+    /// The selected row.
+    Selected,
+}
+
+/// Colours and symbols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Theme {
+    /// Colours.
+    pub palette: Palette,
+    /// Characters.
+    pub symbols: Symbols,
+}
+
+impl Theme {
+    /// Style of a role.
+    #[must_use]
+    pub fn style(self, role: Role) -> Style {
+        let plain = Style::new();
+        let bold = plain.add_modifier(Modifier::BOLD);
+        match (role, self.palette) {
+            (Role::Text, _) => plain,
+            (Role::Title, Palette::Indexed256) => bold.fg(Color::Indexed(117)),
+            (Role::Title, Palette::Ansi16) => bold.fg(Color::Cyan),
+            (Role::Title, Palette::Mono) => bold,
+            (Role::Dim, Palette::Indexed256) => plain.fg(Color::Indexed(246)),
+            (Role::Dim, _) => plain.add_modifier(Modifier::DIM),
+            (Role::Key, _) => bold,
+            (Role::Good, Palette::Indexed256) => plain.fg(Color::Indexed(43)),
+            (Role::Good, Palette::Ansi16) => plain.fg(Color::Green),
+            (Role::Good, Palette::Mono) => plain,
+            (Role::Warn, Palette::Indexed256) => bold.fg(Color::Indexed(214)),
+            (Role::Warn, Palette::Ansi16) => bold.fg(Color::Yellow),
+            (Role::Warn, Palette::Mono) => bold,
+            (Role::Bad, Palette::Indexed256) => bold.fg(Color::Indexed(231)).bg(Color::Indexed(160)),
+            (Role::Bad, Palette::Ansi16) => bold.fg(Color::White).bg(Color::Red),
+            (Role::Bad, Palette::Mono) => bold.add_modifier(Modifier::REVERSED),
+            (Role::Heading, Palette::Indexed256) => bold.fg(Color::Indexed(252)).bg(Color::Indexed(237)),
+            (Role::Heading, _) => plain.add_modifier(Modifier::REVERSED),
+            (Role::Selected, Palette::Indexed256) => bold.bg(Color::Indexed(24)).fg(Color::Indexed(231)),
+            (Role::Selected, Palette::Ansi16) => bold.bg(Color::Blue).fg(Color::White),
+            (Role::Selected, Palette::Mono) => bold,
+        }
+    }
+
+    /// Symbol and style of a cell of the heatmap.
+    #[must_use]
+    pub fn cell(self, kind: CellKind) -> (char, Style) {
+        let unicode = self.symbols == Symbols::Unicode;
+        let (symbol, ascii, indexed, named) = match kind {
+            CellKind::Untouched => ('·', '.', 240, Color::DarkGray),
+            CellKind::Resident => ('█', '#', 74, Color::Cyan),
+            CellKind::Partly => ('▄', '+', 74, Color::Cyan),
+            CellKind::FreeHeld => ('▒', 'F', 214, Color::Yellow),
+            CellKind::Reclaimed => ('░', '-', 36, Color::Green),
+            CellKind::Refaulted => ('■', '!', 175, Color::Magenta),
+        };
+        let style = match self.palette {
+            Palette::Mono => Style::new(),
+            Palette::Ansi16 => Style::new().fg(named),
+            Palette::Indexed256 => Style::new().fg(Color::Indexed(indexed)),
+        };
+        (if unicode { symbol } else { ascii }, style)
+    }
+
+    /// Whether only ASCII may be printed.
+    #[must_use]
+    pub fn ascii(self) -> bool {
+        self.symbols == Symbols::Ascii
+    }
+
+    /// The character that stands for text cut off.
+    #[must_use]
+    pub fn ellipsis(self) -> char {
+        if self.ascii() { '~' } else { '…' }
+    }
+
+    /// The character of horizontal rules.
+    #[must_use]
+    pub fn rule(self) -> char {
+        if self.ascii() { '-' } else { '─' }
+    }
+
+    /// Full and empty parts of a gauge.
+    #[must_use]
+    pub fn gauge(self) -> (char, char) {
+        if self.ascii() { ('=', '.') } else { ('━', '─') }
+    }
+
+    /// The mark before the selected row.
+    #[must_use]
+    pub fn mark(self) -> char {
+        if self.ascii() { '>' } else { '▶' }
+    }
+
+    /// An arrow to the right.
+    #[must_use]
+    pub fn arrow(self) -> &'static str {
+        if self.ascii() { "->" } else { "→" }
+    }
+
+    /// The keys that move up and down.
+    #[must_use]
+    pub fn up_down(self) -> &'static str {
+        if self.ascii() { "Up Down" } else { "↑↓" }
+    }
+
+    /// What stands between two facts of one line.
+    #[must_use]
+    pub fn dot(self) -> &'static str {
+        if self.ascii() { ", " } else { " · " }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_symbol_of_its_own_without_colour() {
+        for symbols in [Symbols::Unicode, Symbols::Ascii] {
+            let theme = Theme { palette: Palette::Mono, symbols };
+            let mut seen: Vec<char> = CellKind::ALL.iter().map(|kind| theme.cell(*kind).0).collect();
+            if symbols == Symbols::Ascii {
+                assert!(seen.iter().all(char::is_ascii));
+            }
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), CellKind::ALL.len());
+        }
+    }
+
+    #[test]
+    fn mono_sets_no_colour() {
+        let theme = Theme { palette: Palette::Mono, symbols: Symbols::Unicode };
+        let roles = [Role::Text, Role::Title, Role::Dim, Role::Key, Role::Good, Role::Warn, Role::Bad];
+        for role in roles.into_iter().chain([Role::Heading, Role::Selected]) {
+            assert_eq!((theme.style(role).fg, theme.style(role).bg), (None, None), "{role:?}");
+        }
+        for kind in CellKind::ALL {
+            assert_eq!(theme.cell(kind).1, Style::new());
+        }
+    }
+}

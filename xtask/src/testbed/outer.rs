@@ -1,0 +1,199 @@
+//! The outer QEMU: L1 as one process, with a socket pair for each of its streams.
+//!
+//! In: the configuration and L1's initrd. Out: a running process that dies with us, and our ends of the streams.
+//! Must not interpret what comes over the streams.
+
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use rustix::io::FdFlags;
+
+use super::config::{Config, Terminal};
+use super::image::Kernels;
+use super::relay::Channel;
+use crate::process;
+
+/// A port in L1 and who reads it here.
+pub(super) struct Stream {
+    /// What comes over it.
+    pub(super) channel: Channel,
+    /// Our end.
+    pub(super) socket: UnixStream,
+}
+
+/// L1, running.
+pub(super) struct Outer {
+    /// The process.
+    pub(super) child: Child,
+    /// Its streams.
+    pub(super) streams: Vec<Stream>,
+}
+
+/// While one thread has made descriptors inheritable, another must not start a program with them.
+static INHERITANCE: Mutex<()> = Mutex::new(());
+
+/// The streams of a run: L1's kernel console, then the virtio-serial ports.
+pub(super) fn channels(config: &Config) -> Vec<Channel> {
+    let mut channels = vec![Channel::HostConsole, Channel::Events, Channel::Host];
+    for n in 1..=config.guests {
+        channels.push(Channel::Guest(n));
+        channels.push(Channel::GuestConsole(n));
+    }
+    channels
+}
+
+/// The names of the virtio-serial ports that L1 waits for.
+pub(super) fn port_names(config: &Config) -> Vec<String> {
+    channels(config).iter().filter_map(Channel::port).collect()
+}
+
+/// How fast L1 will be: with the machine's own virtualisation, or emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// /dev/kvm and a CPU with SVM or VMX.
+    Kvm,
+    /// QEMU's emulator.
+    Tcg,
+}
+
+impl Accelerator {
+    /// What this machine has. A /dev/kvm alone says nothing: there are backends that need neither SVM nor
+    /// VMX and run an ordinary kernel slower than the emulator does.
+    pub(super) fn of_this_machine() -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let kvm = rustix::fs::access("/dev/kvm", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK);
+        if kvm.is_ok() && has_virtualisation(&info) { Self::Kvm } else { Self::Tcg }
+    }
+
+    /// As messages name it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG",
+        }
+    }
+}
+
+fn has_virtualisation(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx"))
+}
+
+/// Starts L1.
+pub(super) fn start(
+    config: &Config,
+    accelerator: Accelerator,
+    kernels: &Kernels,
+    initrd: &Path,
+) -> Result<Outer> {
+    let mut command = command(config, accelerator, kernels, initrd)?;
+    let _one_at_a_time = INHERITANCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut streams = Vec::new();
+    let mut theirs: Vec<OwnedFd> = Vec::new();
+    for (index, channel) in channels(config).into_iter().enumerate() {
+        let (socket, other) = UnixStream::pair().context("cannot make a socket pair")?;
+        rustix::io::fcntl_setfd(&other, FdFlags::empty()).context("cannot make a socket inheritable")?;
+        let device = match channel.port() {
+            None => format!("isa-serial,chardev=c{index}"),
+            Some(name) => format!("virtserialport,chardev=c{index},name={name}"),
+        };
+        command.arg("-chardev").arg(format!("socket,id=c{index},fd={}", other.as_raw_fd()));
+        command.arg("-device").arg(device);
+        theirs.push(other.into());
+        streams.push(Stream { channel, socket });
+    }
+    let child = command.spawn().with_context(|| format!("cannot start `{}`", process::command_line(&command)))?;
+    // With our copies of its ends closed, its death is the end of every stream.
+    drop(theirs);
+    Ok(Outer { child, streams })
+}
+
+fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd: &Path) -> Result<Command> {
+    let qemu = process::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is not on this machine")?;
+    // The kernel ends QEMU for us should we be killed ourselves.
+    let mut command = match process::find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(qemu);
+            command
+        }
+        None => Command::new(qemu),
+    };
+    match accelerator {
+        Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+    };
+    command
+        .args(["-name", "imr-testbed", "-machine", "pc,usb=off", "-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-m", &format!("{}M", config.host_mib()), "-smp", &config.host_cpus.to_string()])
+        .arg("-kernel")
+        .arg(&kernels.host.vmlinuz)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", &kernel_arguments(config)])
+        .args(["-device", "virtio-serial-pci,max_ports=31"])
+        .stderr(Stdio::piped());
+    match config.terminal {
+        Terminal::None => command.stdin(Stdio::null()).stdout(Stdio::null()),
+        Terminal::Users => {
+            command.args(["-chardev", "stdio,id=tty,signal=off", "-device", "virtconsole,chardev=tty"])
+        }
+    };
+    Ok(command)
+}
+
+fn kernel_arguments(config: &Config) -> String {
+    // Serial output is slow, so it is kept small; a panic ends QEMU by the reboot it is not allowed.
+    let mut arguments = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1".to_owned();
+    for more in [
+        Some(config.huge_pages()).filter(|pages| *pages > 0).map(|pages| format!("hugepages={pages}")),
+        Some(config.host_append.clone()).filter(|append| !append.is_empty()),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        arguments.push(' ');
+        arguments.push_str(&more);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{GuestRam, Mib};
+    use super::*;
+
+    #[test]
+    fn a_flag_has_to_be_a_whole_word() {
+        assert!(has_virtualisation("processor: 0\nflags\t\t: fpu svm npt\n"));
+        assert!(has_virtualisation("flags\t\t: vmx\n"));
+        assert!(!has_virtualisation("flags\t\t: fpu svm_lock vmxnet\nmodel name: svm\n"));
+    }
+
+    #[test]
+    fn the_kernel_is_told_what_to_reserve() {
+        let config = Config {
+            guest_ram: GuestRam::Hugetlb,
+            guest_mem: Mib(256),
+            host_append: "ignore_loglevel".to_owned(),
+            ..Config::default()
+        };
+        let arguments = kernel_arguments(&config);
+        assert!(arguments.ends_with(" hugepages=136 ignore_loglevel"), "{arguments}");
+        assert!(!kernel_arguments(&Config::default()).contains("hugepages"));
+    }
+
+    #[test]
+    fn every_guest_has_two_ports() {
+        let config = Config { guests: 2, ..Config::default() };
+        let names = port_names(&config).join(" ");
+        assert_eq!(names, "imr.events imr.host imr.guest1 imr.console1 imr.guest2 imr.console2");
+    }
+}
