@@ -115,7 +115,7 @@ enum imr_phase {
  * @host_attach: the host's attach_id when last seen
  * @host_mode: the host's mode when last seen
  * @answered_ns: when @host_beat was last seen to rise; 0: never on this page
- * @hello_ns: when HELLO was last said; 0: never on this page
+ * @hello_ns: when HELLO was last said; 0: never on this page, or the next is due at once
  * @hello_beat: @host_beat at that time
  * @call_ns: when HELLO or a doorbell was last said; 0: never on this page
  * @kick_ns: when page reporting was last registered

@@ -164,6 +164,9 @@ void imr_look(struct imr_guest *g)
 		pr_info("host %016llx %s\n", g->host_attach,
 			attach ? "does not answer any more" : "has detached");
 		imr_count(g, IMR_STAT_HOST_LOST, 1);
+		/* Detached is also what a rolled-back VM sees; the next HELLO is due at once. */
+		if (!attach)
+			g->hello_ns = 0;
 	}
 	g->host_fresh = fresh;
 }

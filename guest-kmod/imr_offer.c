@@ -67,7 +67,7 @@ static void imr_batch_close(struct imr_guest *g, int err)
 		g->pass_lost = true;
 	else
 		g->kick_gap_ns = 0;
-	/* For this pass, or for an earlier one: it could not be repeated while the batch was open. */
+	/* For this pass, or for an earlier one that the open batch kept from being repeated. */
 	imr_kick(g, false);
 	mutex_unlock(&g->lock);
 	wake_up_all(&g->batch_wait);

@@ -35,6 +35,7 @@ struct Run {
 }
 
 /// What is done with the blocks of a run.
+#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Their frames were unmapped.
@@ -164,12 +165,20 @@ pub fn mark_zapped(vm: u32, gfn: u64, level: u32) -> bool {
         // SAFETY: the helper takes no argument.
         let now = unsafe { bpf_ktime_get_ns() };
         let mut run = Run { first, end: first + frames, origin: origin(slot), now };
-        if level < 3 {
-            zap_block(&run, 0);
-        } else {
-            // SAFETY: `zap_one` matches the callback's prototype and `run` outlives the call.
-            unsafe {
-                bpf_loop((frames >> BLOCK_ORDER) as u32, zap_one as *mut c_void, (&raw mut run).cast(), 0);
+        match level {
+            1 => {
+                if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
+                    let bit = gfn % FRAMES_PER_BLOCK;
+                    atomic::and64(word(record, bit / WORD), !(1 << (bit % WORD)));
+                    atomic::store64(field!(record, last_unmap_ns), now);
+                }
+            }
+            2 => zap_block(&run, 0),
+            _ => {
+                // SAFETY: `zap_one` matches the callback's prototype and `run` outlives the call.
+                unsafe {
+                    bpf_loop((frames >> BLOCK_ORDER) as u32, zap_one as *mut c_void, (&raw mut run).cast(), 0);
+                }
             }
         }
         return true;
@@ -183,24 +192,15 @@ extern "C" fn zap_one(turn: u64, run: *mut c_void) -> i64 {
     0
 }
 
-/// Clears the run's frames in its block `turn`.
+/// Clears all frames of the run's block `turn`.
 #[inline(always)]
 fn zap_block(run: &Run, turn: u64) {
     let number = (run.first >> BLOCK_ORDER) + turn;
     if let Some(record) = block(run.origin.wrapping_add(number)) {
-        clear_frames(record, run, number);
+        for index in 0..8 {
+            atomic::store64(word(record, index), 0);
+        }
         atomic::store64(field!(record, last_unmap_ns), run.now);
-    }
-}
-
-#[inline(always)]
-fn clear_frames(record: *mut BlockRecord, run: &Run, number: u64) {
-    let start = number << BLOCK_ORDER;
-    for index in 0..8 {
-        let low = start + index * WORD;
-        let from = run.first.saturating_sub(low);
-        let to = run.end.saturating_sub(low);
-        atomic::and64(word(record, index), !(ones(to) & !ones(from)));
     }
 }
 
@@ -210,14 +210,19 @@ fn ones(count: u64) -> u64 {
     if count >= WORD { u64::MAX } else { (1 << count) - 1 }
 }
 
+/// One turn a bitmap word: a loop over words inside a loop over blocks has too many paths for the verifier.
 extern "C" fn unmap_one(turn: u64, run: *mut c_void) -> i64 {
     // SAFETY: as in `zap_one`.
     let run = unsafe { &*run.cast::<Run>() };
-    let number = (run.first >> BLOCK_ORDER) + turn;
-    if let Some(record) = block(run.origin.wrapping_add(number)) {
-        clear_frames(record, run, number);
-        atomic::add32(field!(record, unmaps), 1);
-        atomic::store64(field!(record, last_unmap_ns), run.now);
+    let start = (run.first & !(WORD - 1)) + turn * WORD;
+    if let Some(record) = block(run.origin.wrapping_add(start >> BLOCK_ORDER)) {
+        let below = if run.first > start { ones(run.first - start) } else { 0 };
+        let cleared = ones(run.end - start) & !below;
+        atomic::and64(word(record, (start % FRAMES_PER_BLOCK) / WORD), !cleared);
+        if turn == 0 || start % FRAMES_PER_BLOCK == 0 {
+            atomic::add32(field!(record, unmaps), 1);
+            atomic::store64(field!(record, last_unmap_ns), run.now);
+        }
     }
     0
 }
@@ -246,34 +251,56 @@ fn overlap(slot: &Slot, start: u64, end: u64) -> Option<(u64, u64)> {
     Some((first, end))
 }
 
+/// A change of a host virtual range, on its way through a VM's slots.
+#[repr(C)]
+struct RangeChange {
+    vm: u32,
+    change: Change,
+    start: u64,
+    end: u64,
+    now: u64,
+    hit: u64,
+    cut: u64,
+}
+
 /// Carries `change` out on every block of `vm` that lies in the host virtual range [`start`, `end`).
 #[inline(always)]
 pub fn change_hva(vm: u32, start: u64, end: u64, change: Change) -> Reached {
-    let mut reached = Reached { hit: false, cut: false };
-    let Some(slots) = SLOTS.get(vm) else { return reached };
     // SAFETY: the helper takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    for index in 0..MAX_SLOTS {
-        if index >= slots.count as usize {
-            break;
-        }
-        let slot = &slots.slots[index];
-        let Some((first, end)) = overlap(slot, start, end) else { continue };
-        reached.hit = true;
-        let mut run = Run { first, end, origin: origin(slot), now };
-        let mut blocks = ((end - 1) >> BLOCK_ORDER) - (first >> BLOCK_ORDER) + 1;
-        if blocks > MAX_UNMAP_BLOCKS {
-            blocks = MAX_UNMAP_BLOCKS;
-            reached.cut = true;
-        }
-        let callback = match change {
-            Change::Unmap => unmap_one as *mut c_void,
-            Change::Age => age_one as *mut c_void,
-        };
-        // SAFETY: the callbacks match the helper's prototype and `run` outlives the call.
-        unsafe { bpf_loop(blocks as u32, callback, (&raw mut run).cast(), 0) };
+    let mut range = RangeChange { vm, change, start, end, now, hit: 0, cut: 0 };
+    // SAFETY: `change_slot` matches the callback's prototype and `range` outlives the call.
+    unsafe { bpf_loop(MAX_SLOTS as u32, change_slot as *mut c_void, (&raw mut range).cast(), 0) };
+    Reached { hit: range.hit != 0, cut: range.cut != 0 }
+}
+
+/// One turn a slot. Non-zero ends the loop.
+extern "C" fn change_slot(turn: u64, range: *mut c_void) -> i64 {
+    // SAFETY: `change_hva` passes its own `RangeChange`, which is alive while `bpf_loop` runs.
+    let range = unsafe { &mut *range.cast::<RangeChange>() };
+    let Some(slots) = SLOTS.get(range.vm) else { return 1 };
+    if turn >= u64::from(slots.count) {
+        return 1;
     }
-    reached
+    let Some(slot) = slots.slots.get(turn as usize) else { return 1 };
+    let Some((first, end)) = overlap(slot, range.start, range.end) else { return 0 };
+    range.hit = 1;
+    let mut run = Run { first, end, origin: origin(slot), now: range.now };
+    let mut blocks = ((end - 1) >> BLOCK_ORDER) - (first >> BLOCK_ORDER) + 1;
+    if blocks > MAX_UNMAP_BLOCKS {
+        blocks = MAX_UNMAP_BLOCKS;
+        run.end = ((first >> BLOCK_ORDER) + blocks) << BLOCK_ORDER;
+        range.cut = 1;
+    }
+    if range.change == Change::Unmap {
+        let words = (run.end - 1) / WORD - first / WORD + 1;
+        // SAFETY: `unmap_one` matches the callback's prototype and `run` outlives the call.
+        unsafe { bpf_loop(words as u32, unmap_one as *mut c_void, (&raw mut run).cast(), 0) };
+    } else {
+        // SAFETY: as above, with `age_one`.
+        unsafe { bpf_loop(blocks as u32, age_one as *mut c_void, (&raw mut run).cast(), 0) };
+    }
+    0
 }
 
 /// Applies an unmap to a VM's blocks and counts it there. True: a followed slot was hit.

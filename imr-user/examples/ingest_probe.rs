@@ -11,6 +11,7 @@ async fn main() {
         println!("ERR {e}"); let mut s: Option<&dyn std::error::Error> = Some(&e); while let Some(x) = s { println!("  cause {x}"); s = x.source(); } std::process::exit(3) } };
     println!("loaded in {:?}", t.elapsed());
     for s in p.status() { println!("{:55} {:?}", s.hook, s.state); }
+    for i in aya::programs::loaded_programs().flatten() { println!("   prog {:?} verified {:?} xlated {:?}", i.name_as_str(), i.verified_instruction_count(), i.size_translated()); }
     println!("prove {:?}\nresets {:?}", p.can_prove_calls(), p.can_see_resets());
     let mut ev: Events = p.events().unwrap(); let tables = p.tables().unwrap(); let mut reg = p.registry().unwrap();
     let mut known = Vec::new();

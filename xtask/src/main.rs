@@ -10,6 +10,7 @@ mod cache;
 mod kernel;
 mod process;
 mod setup;
+mod test;
 mod testbed;
 mod tidy;
 
@@ -43,6 +44,8 @@ enum Command {
     BuildUser,
     /// Run a real KVM host with real guests, nested in QEMU
     Testbed(testbed::Args),
+    /// Run the test rings: unit, abi, replay, privileged, vm
+    Test(test::Args),
     /// Check the rules that no compiler checks
     Tidy(tidy::Args),
 }
@@ -65,6 +68,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BuildKmod(args) => build_kmod::run(&args)?,
         Command::BuildUser => build_user::run()?,
         Command::Testbed(args) => return testbed::run(args),
+        Command::Test(args) => return test::run(&args),
         Command::Tidy(args) => tidy::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -53,6 +53,8 @@ pub struct Probes {
 /// Which of two ways is used.
 #[derive(Clone)]
 struct Choice {
+    /// Why there are no kprobes at all, if so.
+    no_kprobes: Option<String>,
     /// Why calls are not proven by return value; `None`: they are.
     no_return: Option<String>,
     /// Why the notifier is not asked; `None`: it is.
@@ -85,7 +87,7 @@ impl Probes {
 
         let no_kprobes = (!Path::new(KPROBE_PMU).exists())
             .then(|| "this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)".to_owned());
-        let mut choice = Choice { no_return: no_kprobes.clone(), no_notifier: no_kprobes };
+        let mut choice = Choice { no_return: no_kprobes.clone(), no_notifier: no_kprobes.clone(), no_kprobes };
         let blocks = (options.max_guest_bytes / BLOCK_SIZE + SPARE_BLOCKS).min(MAX_BLOCKS);
         // The choice is part of the programs' frozen globals: one that does not work out costs another load.
         loop {
@@ -228,9 +230,9 @@ impl Choice {
     }
 
     /// Why a hook is not even tried.
-    fn decline(&self, role: Role) -> Option<ProbeState> {
+    fn decline(&self, hook: &Hook) -> Option<ProbeState> {
         let stands_in = |why: &str, by: &str| ProbeState::Failed(format!("{why}; raw_tp {by} stands in"));
-        match (role, &self.no_return, &self.no_notifier) {
+        match (hook.role, &self.no_return, &self.no_notifier) {
             (Role::ProofByReturn, Some(why), _) => Some(stands_in(why, "kvm_entry")),
             (Role::ProofByEntry, None, _) => {
                 Some(ProbeState::NotNeeded("kretprobe kvm_emulate_hypercall proves calls".into()))
@@ -239,7 +241,8 @@ impl Choice {
             (Role::UnmapByAddress, _, None) => Some(ProbeState::NotNeeded(
                 "kprobe kvm_mmu_notifier_invalidate_range_end knows the VM".into(),
             )),
-            _ => None,
+            _ if hook.attach == Attach::RawTracepoint => None,
+            _ => self.no_kprobes.clone().map(ProbeState::Failed),
         }
     }
 }
@@ -269,7 +272,7 @@ fn load_object(
 
 fn attach_all(ebpf: &mut Ebpf, btf: &KernelBtf, layout: &Layout, choice: &Choice) -> Vec<ProbeState> {
     let attach = |hook: &Hook| {
-        if let Some(state) = choice.decline(hook.role) {
+        if let Some(state) = choice.decline(hook) {
             return state;
         }
         match hook.check(btf, layout).and_then(|()| attach(ebpf, hook)) {
@@ -287,7 +290,7 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), String> {
         Program::KProbe(program) => attach_kprobe(program, hook.target),
         _ => return Err(format!("program {} is of another kind", hook.program)),
     };
-    attached.map_err(|error| with_causes(&error))
+    attached.map_err(|error| one_line(&error))
 }
 
 fn attach_raw_tracepoint(program: &mut RawTracePoint, target: &str) -> Result<(), ProgramError> {
@@ -313,13 +316,24 @@ fn walk_program(ebpf: &mut Ebpf) -> Result<&mut Iter, IngestError> {
     }
 }
 
-/// The error and what caused it, in one line; aya's own message often leaves the errno to its source.
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// The error and what caused it, in one line; aya's own message often leaves the errno to its source, and holds the
+/// whole log of the verifier.
+fn one_line(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let reason = log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line)).unwrap_or("no log");
+        return format!("the verifier refused it: {io_error}: {}", reason.trim());
+    }
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
     }
     text.replace('\n', " ")
+}
+
+/// What the verifier says last of every program.
+fn is_statistics(line: &str) -> bool {
+    ["processed ", "verification time ", "stack depth "].iter().any(|start| line.starts_with(start))
 }

@@ -74,11 +74,14 @@ fn host(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         Some(share) => format!("{share:.2} %"),
         None => "unknown".to_owned(),
     };
+    let swap = match host.swap_total {
+        0 => "none".to_owned(),
+        total => format!("used {}", format::bytes_of(host.swap_used, total)),
+    };
     writeln!(
         out,
-        "memory used {}  swap used {}  pressure {pressure}",
-        format::bytes_of(used, host.mem_total),
-        format::bytes_of(host.swap_used, host.swap_total),
+        "memory used {}  swap {swap}  pressure {pressure}",
+        format::bytes_of(used, host.mem_total)
     )?;
     let counters = &host.counters;
     writeln!(

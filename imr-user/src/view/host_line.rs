@@ -21,6 +21,10 @@ pub(crate) fn wanted_rows(snapshot: &Snapshot) -> u16 {
 /// The host lines, at most `rows` of them, each fitted to `columns`.
 pub(crate) fn lines(app: &App, snapshot: &Snapshot, columns: usize, rows: usize) -> Vec<Line<'static>> {
     let theme = app.theme();
+    if snapshot.sequence == 0 {
+        // Nothing has been read yet, and zeros would look like facts.
+        return vec![title(app, snapshot, columns)];
+    }
     let losses = any_loss(&snapshot.host.counters);
     // Rank of each line when there is no room for all: a loss outranks the memory of the host.
     let mut ranked = vec![

@@ -11,7 +11,7 @@ use super::theme::{Role, Theme};
 /// Rows below which the hint line gives way to content.
 const HINTS_FROM_ROWS: u16 = 6;
 /// Rows that the newest decisions want below the heatmap, with their title.
-const DECISIONS_ROWS: u16 = 5;
+const DECISIONS_ROWS: u16 = 3;
 /// Rows of free space from which decisions are shown at all.
 const DECISIONS_FROM_ROWS: u16 = 12;
 

@@ -135,7 +135,10 @@ impl Args {
         };
         config.check()?;
         if !config.autostart && config.host_script.is_none() {
-            return Err("with --no-autostart it is the host script that starts the guests: give --host-script".to_owned());
+            return Err(
+                "with --no-autostart it is the host script that starts the guests: give --host-script"
+                    .to_owned(),
+            );
         }
         Ok(config)
     }
@@ -170,9 +173,11 @@ impl MachineArgs {
 fn shell_script(command: Option<&str>) -> String {
     match command {
         Some(command) => command.to_owned(),
-        None => "echo \"L1, $(uname -r), $IMR_GUESTS guest(s). 'guest help' tells about them; exit ends all.\"\n\
+        None => {
+            "echo \"L1, $(uname -r), $IMR_GUESTS guest(s). 'guest help' tells about them; exit ends all.\"\n\
                  export PS1='L1:\\w# '\nexec sh -i\n"
-            .to_owned(),
+                .to_owned()
+        }
     }
 }
 

@@ -53,7 +53,8 @@ impl FromStr for FileMapping {
             let full = path.canonicalize().map_err(|error| format!("cannot resolve {source:?}: {error}"))?;
             // The name the user typed, not that of what a link points to.
             let name = path.file_name().or(full.file_name());
-            let name = name.and_then(|name| name.to_str()).ok_or_else(|| format!("{source:?} has no name"))?;
+            let name =
+                name.and_then(|name| name.to_str()).ok_or_else(|| format!("{source:?} has no name"))?;
             let folder = if destination.is_empty() { HOME } else { destination.trim_end_matches('/') };
             format!("{folder}/{name}")
         } else {

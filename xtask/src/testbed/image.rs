@@ -150,7 +150,8 @@ fn host_base(config: &Config, kernel: &KernelFiles) -> Result<PathBuf> {
 /// The files of this machine that the kept layer is made of, without libraries.
 fn host_sources(config: &Config) -> Result<Vec<FileMapping>> {
     let program = |name: &str| {
-        process::find_program(name).with_context(|| format!("{name} is not on this machine; run `cargo xtask setup`"))
+        process::find_program(name)
+            .with_context(|| format!("{name} is not on this machine; run `cargo xtask setup`"))
     };
     let mut sources = vec![
         FileMapping::new(program("qemu-system-x86_64")?, "/usr/bin/qemu-system-x86_64"),
@@ -167,7 +168,9 @@ fn host_sources(config: &Config) -> Result<Vec<FileMapping>> {
     let users = std::env::var("TERM").ok().filter(|_| config.terminal == Terminal::Users);
     for name in TERMINALS.into_iter().chain(users.as_deref()) {
         let below = format!("{}/{name}", name.chars().next().unwrap_or('x'));
-        if let Some(found) = TERMINFO_DIRS.iter().map(|dir| Path::new(dir).join(&below)).find(|path| path.is_file()) {
+        if let Some(found) =
+            TERMINFO_DIRS.iter().map(|dir| Path::new(dir).join(&below)).find(|path| path.is_file())
+        {
             sources.push(FileMapping::new(found, format!("/usr/share/terminfo/{below}")));
         }
     }
@@ -203,7 +206,8 @@ fn forget_others(dir: &Path, stem: &str, name: &str) -> Result<()> {
         let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
         let other = entry.file_name().to_string_lossy().into_owned();
         if other != name && other.starts_with(stem) && other.ends_with(".cpio") {
-            fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            fs::remove_file(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
         }
     }
     Ok(())
@@ -218,7 +222,11 @@ fn skeleton(archive: &mut Archive) -> Result<()> {
     for dir in ["dev", "etc/imr", "imr", "proc", "root", "run", "sys", "tmp", "usr/local/bin", "var/tmp"] {
         archive.dir(dir);
     }
-    archive.file("/etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
+    archive.file(
+        "/etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    );
     archive.file("/etc/group", 0o644, b"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n");
     let busybox = busybox()?;
     archive.file("/usr/bin/busybox", 0o755, &read(&busybox)?);
@@ -296,7 +304,8 @@ mod tests {
         let shape = TerminalShape { rows: 24, columns: 80, kind: "xterm".to_owned() };
         let mut script = host_config(&Config::default(), &["imr.events".to_owned()], &shape);
         script.push_str("echo $GUEST_MEM $GUEST_RAM $IMR_PORTS");
-        let said = process::run_quiet(Command::new("sh").args(["-c", &script]).env("GUEST_RAM", "anon")).unwrap();
+        let said =
+            process::run_quiet(Command::new("sh").args(["-c", &script]).env("GUEST_RAM", "anon")).unwrap();
         assert_eq!(said.trim(), "512 anon imr.events");
     }
 }

@@ -5,16 +5,17 @@
 //! KVM host of the guests, L2. Must not leave anything behind: process, file or terminal mode.
 
 mod args;
-mod config;
+pub(crate) mod config;
 mod cpio;
 mod events;
-mod files;
+pub(crate) mod files;
 mod image;
+mod logs;
 mod modules;
-mod outcome;
+pub(crate) mod outcome;
 mod outer;
 mod payload;
-mod relay;
+pub(crate) mod relay;
 mod rundir;
 mod session;
 mod signals;
@@ -26,10 +27,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub(crate) use args::Args;
-pub(crate) use config::{Config, GuestRam, HostMmu, Mib, Script, Terminal};
-pub(crate) use files::FileMapping;
-pub(crate) use outcome::{Outcome, Problem};
-pub(crate) use relay::{Line, Source};
+use config::{Config, Terminal};
+use outcome::{Outcome, Problem};
+use relay::{Line, Source};
 pub(crate) use session::run as run_session;
 
 const USAGE: u8 = 2;
@@ -61,7 +61,13 @@ pub(crate) fn show(line: &Line) {
 }
 
 fn conclude(config: &Config, outcome: &Outcome) {
-    if !outcome.success() && !matches!(outcome.problem, Some(Problem::Interrupted(_))) {
+    // An interrupted run needs no explanation, nor does the status of somebody's own shell.
+    let explain = match &outcome.problem {
+        Some(Problem::Interrupted(_)) => false,
+        Some(_) => true,
+        None => outcome.status != 0 && config.terminal == Terminal::None,
+    };
+    if explain {
         eprint!("{}", outcome.last_words());
     }
     let scripts = config.host_script.is_some() || config.guest_script.is_some();
@@ -72,5 +78,9 @@ fn conclude(config: &Config, outcome: &Outcome) {
         None => format!("L1 and {} guest(s) came up", outcome.guests_up.len()),
     };
     let failed = if outcome.success() { "" } else { "FAILED: " };
-    eprintln!("testbed: {failed}{verdict}; {:.1} s, retries: {}", outcome.elapsed.as_secs_f64(), outcome.retries);
+    eprintln!(
+        "testbed: {failed}{verdict}; {:.1} s, retries: {}",
+        outcome.elapsed.as_secs_f64(),
+        outcome.retries
+    );
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use super::relay::{Channel, Line, Source};
+use super::relay::{Channel, Line};
 
 /// How much of a stream is kept to explain a failure.
 const TAIL_LINES: usize = 25;
@@ -21,6 +21,8 @@ pub(crate) enum Problem {
     BootHung(Duration),
     /// L1's QEMU ended by itself.
     QemuEnded(String),
+    /// L1's kernel panicked.
+    HostPanicked,
     /// A guest's kernel panicked.
     GuestPanicked(u32),
     /// L1's init could not do its part.
@@ -39,6 +41,7 @@ impl fmt::Display for Problem {
                 write!(f, "L1 was not up within {} s, twice: given up", limit.as_secs())
             }
             Self::QemuEnded(how) => write!(f, "L1's QEMU ended before the run did ({how})"),
+            Self::HostPanicked => f.write_str("L1's kernel panicked"),
             Self::GuestPanicked(n) => write!(f, "the kernel of guest {n} panicked"),
             Self::Failed(what) => f.write_str(what),
             Self::Interrupted(signal) => write!(f, "interrupted by signal {signal}"),
@@ -92,11 +95,6 @@ impl Outcome {
             Some(_) => 1,
             None => u8::try_from(self.status).unwrap_or(1),
         }
-    }
-
-    /// What `source` said.
-    pub(crate) fn said(&self, source: Source) -> impl Iterator<Item = &str> {
-        self.lines.iter().filter(move |line| line.source == source).map(|line| line.text.as_str())
     }
 
     /// For a person who has to find out why it failed: the last words of kernels and QEMU.

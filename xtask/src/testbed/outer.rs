@@ -7,16 +7,22 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::config::{Config, Terminal};
 use super::image::Kernels;
 use super::relay::Channel;
 use crate::process;
+
+/// How long QEMU may take to end when asked to.
+const QEMU_END: Duration = Duration::from_secs(5);
 
 /// A port in L1 and who reads it here.
 pub(super) struct Stream {
@@ -29,7 +35,7 @@ pub(super) struct Stream {
 /// L1, running.
 pub(super) struct Outer {
     /// The process.
-    pub(super) child: Child,
+    pub(super) qemu: Qemu,
     /// Its streams.
     pub(super) streams: Vec<Stream>,
 }
@@ -109,14 +115,16 @@ pub(super) fn start(
         theirs.push(other.into());
         streams.push(Stream { channel, socket });
     }
-    let child = command.spawn().with_context(|| format!("cannot start `{}`", process::command_line(&command)))?;
+    let child =
+        command.spawn().with_context(|| format!("cannot start `{}`", process::command_line(&command)))?;
     // With our copies of its ends closed, its death is the end of every stream.
     drop(theirs);
-    Ok(Outer { child, streams })
+    Ok(Outer { qemu: Qemu { child }, streams })
 }
 
 fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd: &Path) -> Result<Command> {
-    let qemu = process::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is not on this machine")?;
+    let qemu =
+        process::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is not on this machine")?;
     // The kernel ends QEMU for us should we be killed ourselves.
     let mut command = match process::find_program("setpriv") {
         Some(setpriv) => {
@@ -131,8 +139,23 @@ fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd:
         Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
     };
     command
-        .args(["-name", "imr-testbed", "-machine", "pc,usb=off", "-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-display", "none", "-m", &format!("{}M", config.host_mib()), "-smp", &config.host_cpus.to_string()])
+        .args([
+            "-name",
+            "imr-testbed",
+            "-machine",
+            "pc,usb=off",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-m",
+            &format!("{}M", config.host_mib()),
+            "-smp",
+            &config.host_cpus.to_string(),
+        ])
         .arg("-kernel")
         .arg(&kernels.host.vmlinuz)
         .arg("-initrd")
@@ -163,6 +186,46 @@ fn kernel_arguments(config: &Config) -> String {
         arguments.push_str(&more);
     }
     arguments
+}
+
+/// L1's process; dropped, it is dead.
+pub(super) struct Qemu {
+    child: Child,
+}
+
+impl Qemu {
+    /// What it says on standard error; once.
+    pub(super) fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    /// Ends it, unless it ended by itself, and returns its status.
+    pub(super) fn end(&mut self, by_itself: bool) -> Option<ExitStatus> {
+        if !by_itself && let Some(pid) = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default()) {
+            // On SIGTERM, QEMU hands on what it has and gives the terminal back. It may be gone already.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let until = Instant::now() + QEMU_END;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+                Ok(Some(status)) => return Some(status),
+                _ => break,
+            }
+        }
+        // Fails only when it is dead already.
+        let _ = self.child.kill();
+        self.child.wait().ok()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 #[cfg(test)]

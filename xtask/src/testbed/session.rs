@@ -4,18 +4,16 @@
 //! behind, however it ended. A hung boot of L1 is tried again once, and counted.
 //! Must not decide what the user sees: it hands every line on.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::process::{Child, ExitStatus};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::config::{Config, Terminal};
 use super::image::{self, Kernels};
+use super::logs::Logs;
 use super::outcome::{Outcome, Problem};
 use super::outer::{self, Accelerator};
 use super::relay::{self, Channel, Line, Message, Source};
@@ -27,8 +25,6 @@ use crate::setup::{self, Need};
 
 /// One attempt more when L1 hangs at boot: seen about once in twenty boots under the emulator.
 const BOOT_ATTEMPTS: u32 = 2;
-/// How long QEMU may take to end when asked to.
-const QEMU_END: Duration = Duration::from_secs(5);
 /// How many messages may wait to be shown.
 const QUEUE: usize = 1024;
 
@@ -41,7 +37,8 @@ pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Out
     config.check().map_err(anyhow::Error::msg)?;
     setup::ensure(&[Need::Testbed])?;
     let payload = payload::gather(config)?;
-    let kernels = Kernels { host: setup::kernel(config.host_kernel)?, guest: setup::kernel(config.guest_kernel)? };
+    let kernels =
+        Kernels { host: setup::kernel(config.host_kernel)?, guest: setup::kernel(config.guest_kernel)? };
     // From here on a signal must not end us before the folder is removed.
     let (queue, messages) = sync_channel(QUEUE);
     let _signals = Signals::forward(&queue)?;
@@ -80,7 +77,7 @@ enum Boot {
 struct Session<'a> {
     config: &'a Config,
     kernels: &'a Kernels,
-    initrd: &'a std::path::Path,
+    initrd: &'a Path,
     accelerator: Accelerator,
     queue: SyncSender<Message>,
     messages: Receiver<Message>,
@@ -125,7 +122,7 @@ impl Session<'_> {
     fn boot(&mut self) -> Result<Boot> {
         let started = Instant::now();
         let outer = outer::start(self.config, self.accelerator, self.kernels, self.initrd)?;
-        let mut qemu = Qemu { child: outer.child };
+        let mut qemu = outer.qemu;
         let mut open = outer.streams.len();
         let mut events = None;
         for stream in outer.streams {
@@ -134,7 +131,7 @@ impl Session<'_> {
             }
             relay::read(stream.channel, stream.socket, self.queue.clone());
         }
-        if let Some(stderr) = qemu.child.stderr.take() {
+        if let Some(stderr) = qemu.stderr() {
             open += 1;
             relay::read(Channel::Qemu, stderr, self.queue.clone());
         }
@@ -152,7 +149,11 @@ impl Session<'_> {
         if result == Follow::Ended && self.outcome.problem.is_none() {
             if self.outcome.host_up.is_none() {
                 // A QEMU that refuses its arguments says so itself, and would again.
-                return Ok(if status.is_none_or(|status| status.success()) { Boot::Hung } else { self.died(status) });
+                return Ok(if status.is_none_or(|status| status.success()) {
+                    Boot::Hung
+                } else {
+                    self.died(status)
+                });
             }
             return Ok(self.died(status));
         }
@@ -209,16 +210,32 @@ impl Session<'_> {
                     Channel::Guest(n) => self.line(Source::Guest(n), text),
                     Channel::Events => return self.event(&text, started),
                     Channel::HostConsole | Channel::GuestConsole(_) | Channel::Qemu => {
-                        let panic = text.contains("Kernel panic - not syncing");
-                        self.outcome.keep_tail(channel, text);
-                        if let (Channel::GuestConsole(n), true) = (channel, panic) {
-                            self.outcome.problem.get_or_insert(Problem::GuestPanicked(n));
-                            return Some(Follow::Over);
-                        }
+                        return self.console(channel, text);
                     }
                 }
                 None
             }
+        }
+    }
+
+    /// Keeps what a kernel or QEMU says, and looks for the last line of a panic.
+    fn console(&mut self, channel: Channel, text: String) -> Option<Follow> {
+        let panicked = text.contains("---[ end Kernel panic");
+        // That is us, ending it.
+        if channel != Channel::Qemu || !text.contains("terminating on signal 15") {
+            self.outcome.keep_tail(channel, text);
+        }
+        match channel {
+            // It ends QEMU too, and only after all is said. A panic at boot is as good as a hang.
+            Channel::HostConsole if panicked && self.outcome.host_up.is_some() => {
+                self.outcome.problem.get_or_insert(Problem::HostPanicked);
+                None
+            }
+            Channel::GuestConsole(n) if panicked => {
+                self.outcome.problem.get_or_insert(Problem::GuestPanicked(n));
+                Some(Follow::Over)
+            }
+            _ => None,
         }
     }
 
@@ -248,7 +265,9 @@ impl Session<'_> {
                     self.note(&format!("guest {n}: its script ended with status {status}"));
                 }
             }
-            Event::GuestOff(n, status) => self.note(&format!("guest {n}: its QEMU ended with status {status}")),
+            Event::GuestOff(n, status) => {
+                self.note(&format!("guest {n}: its QEMU ended with status {status}"));
+            }
             Event::Attached => self.shown_from = Some(self.outcome.lines.len()),
             Event::Exit(status) => {
                 self.outcome.status = status;
@@ -286,79 +305,4 @@ enum Follow {
     Hung,
     /// L1's QEMU is gone.
     Ended,
-}
-
-/// L1's process; dropped, it is dead.
-struct Qemu {
-    child: Child,
-}
-
-impl Qemu {
-    /// Ends it, unless it ended by itself, and returns its status.
-    fn end(&mut self, by_itself: bool) -> Option<ExitStatus> {
-        if !by_itself && let Some(pid) = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default()) {
-            // On SIGTERM, QEMU hands on what it has and gives the terminal back. It may be gone already.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let until = Instant::now() + QEMU_END;
-        loop {
-            match self.child.try_wait() {
-                Ok(None) if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-                Ok(Some(status)) => return Some(status),
-                _ => break,
-            }
-        }
-        // Fails only when it is dead already.
-        let _ = self.child.kill();
-        self.child.wait().ok()
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-/// Every stream as a file, where the user wants them.
-struct Logs {
-    dir: Option<std::path::PathBuf>,
-    files: Vec<(Channel, File)>,
-    failed: bool,
-}
-
-impl Logs {
-    fn new(config: &Config) -> Result<Self> {
-        if let Some(dir) = &config.logs {
-            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        }
-        Ok(Self { dir: config.logs.clone(), files: Vec::new(), failed: false })
-    }
-
-    fn write(&mut self, channel: Channel, at: Duration, text: &str) {
-        if let Err(error) = self.try_write(channel, at, text)
-            && !self.failed
-        {
-            // Once; the run matters more than its log.
-            self.failed = true;
-            eprintln!("testbed: a log is incomplete: {error:#}");
-        }
-    }
-
-    fn try_write(&mut self, channel: Channel, at: Duration, text: &str) -> Result<()> {
-        let Some(dir) = &self.dir else { return Ok(()) };
-        let index = match self.files.iter().position(|(known, _)| *known == channel) {
-            Some(index) => index,
-            None => {
-                let path = dir.join(channel.log_name());
-                let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-                self.files.push((channel, file));
-                self.files.len() - 1
-            }
-        };
-        writeln!(self.files[index].1, "{:9.3} {text}", at.as_secs_f64()).context("cannot write")
-    }
 }

@@ -15,11 +15,12 @@ use crate::{Failure, failed};
 
 /// `imr-testtool json`.
 pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
-    let verb = args.word("lines, count, sum, get or wait")?;
+    let verb = args.word("lines, count, sum, get, wait or quiet")?;
     let file = args.option("--file")?;
     let from: usize = args.parsed("--from")?.unwrap_or(0);
     let field = args.option("--field")?;
     let timeout: Option<f64> = args.parsed("--timeout")?;
+    let quiet: Option<f64> = args.parsed("--for")?;
     let action = Action::from_args(&mut args)?;
     let filters = args.rest()?.iter().map(|text| text.parse()).collect::<Result<Vec<Filter>, _>>()?;
     let needed = || field.as_deref().ok_or_else(|| Failure::Usage("--field is missing".into()));
@@ -31,6 +32,11 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             field.map_or_else(|| Some(found.to_string()), |path| shown(&found, &path)).unwrap_or_default()
         );
         return Ok(());
+    }
+    if verb == "quiet" {
+        let (file, quiet) =
+            file.zip(quiet).ok_or_else(|| Failure::Usage("--file or --for is missing".into()))?;
+        return json_wait::quiet(&file, &filters, quiet, timeout.unwrap_or(60.0));
     }
     let text = match &file {
         Some(path) => fs::read_to_string(path).map_err(failed(path))?,

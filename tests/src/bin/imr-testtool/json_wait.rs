@@ -117,30 +117,67 @@ pub(crate) fn wait(
     action: Action,
 ) -> Result<Value, Failure> {
     let start = Instant::now();
-    let mut file = File::open(path).map_err(failed(path))?;
-    let mut pending = Vec::new();
-    let mut number = 0;
+    let mut log = Log::open(path)?;
     loop {
-        file.read_to_end(&mut pending).map_err(failed(path))?;
-        let complete = pending.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        let text: Vec<u8> = pending.drain(..complete).collect();
-        for line in complete_lines(&String::from_utf8_lossy(&text)) {
-            number += 1;
-            if number <= from {
-                continue;
-            }
-            let object = parse_line(number - 1, line)?;
-            if filters.iter().all(|filter| filter.holds(&object)) {
+        for (number, object) in log.read()? {
+            if number >= from && filters.iter().all(|filter| filter.holds(&object)) {
                 action.take()?;
                 return Ok(object);
             }
         }
         if start.elapsed().as_secs_f64() >= timeout_s {
+            let lines = log.lines;
             return Err(Failure::Failed(format!(
-                "no such line in {path} within {timeout_s} s ({number} lines)"
+                "no such line in {path} within {timeout_s} s ({lines} lines)"
             )));
         }
         thread::sleep(POLL);
+    }
+}
+
+/// Waits until no line that fulfils all filters has come for `quiet_s` seconds.
+pub(crate) fn quiet(path: &str, filters: &[Filter], quiet_s: f64, timeout_s: f64) -> Result<(), Failure> {
+    let start = Instant::now();
+    let mut log = Log::open(path)?;
+    log.read()?;
+    let mut last = Instant::now();
+    while last.elapsed().as_secs_f64() < quiet_s {
+        if start.elapsed().as_secs_f64() >= timeout_s {
+            return Err(Failure::Failed(format!("lines came to {path} for {timeout_s} s without an end")));
+        }
+        thread::sleep(10 * POLL);
+        if log.read()?.iter().any(|(_, object)| filters.iter().all(|filter| filter.holds(object))) {
+            last = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+/// A file of JSON lines that grows.
+struct Log {
+    file: File,
+    pending: Vec<u8>,
+    /// Lines read so far.
+    lines: usize,
+}
+
+impl Log {
+    fn open(path: &str) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(failed(path))?;
+        Ok(Self { file, pending: Vec::new(), lines: 0 })
+    }
+
+    /// The lines that have come since the last call, with their numbers.
+    fn read(&mut self) -> Result<Vec<(usize, Value)>, Failure> {
+        self.file.read_to_end(&mut self.pending).map_err(failed("read"))?;
+        let complete = self.pending.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let text: Vec<u8> = self.pending.drain(..complete).collect();
+        let mut objects = Vec::new();
+        for line in complete_lines(&String::from_utf8_lossy(&text)) {
+            objects.push((self.lines, parse_line(self.lines, line)?));
+            self.lines += 1;
+        }
+        Ok(objects)
     }
 }
 
@@ -167,6 +204,7 @@ mod tests {
         let found = wait(&name, 1, &filters, 10.0, Action::None).unwrap();
         assert_eq!(found["seq"], 2);
         writer.join().unwrap();
+        quiet(&name, &filters, 0.05, 10.0).unwrap();
         fs::remove_file(path).unwrap();
     }
 

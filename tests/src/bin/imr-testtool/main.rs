@@ -26,7 +26,7 @@ imr-testtool fill --mib N|auto [--ready FILE] [--until FILE]  fill once; hold un
 imr-testtool files write|verify DIR_OR_DEVICE --mib N         files (or one device) of a known content
 imr-testtool ring [--times N]                                 hypercalls as an unprivileged process
 imr-testtool stat NAME                                        one counter of the guest module
-imr-testtool json lines|count|sum|get|wait --file F [--from LINE] [--field PATH] [--timeout S]
+imr-testtool json lines|count|sum|get|wait|quiet --file F [--from LINE] [--field PATH] [--timeout S] [--for S]
              [--signal NAME:PID] [--qmp SOCKET:COMMAND] [PATH=VALUE | PATH!=VALUE | PATH>=N | PATH<=N]...
 auto: 70 % of MemAvailable. LINE counts from 0. PATH is such as vm.name or vms.0.pid.";
 

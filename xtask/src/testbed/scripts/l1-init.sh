@@ -68,8 +68,9 @@ fi
 status=0
 cd /root || exit 1
 if [ -n "$IMR_INTERACTIVE" ]; then
-    # The user's terminal is the console hvc0; the terminal's size comes with the configuration.
-    stty rows "$IMR_ROWS" cols "$IMR_COLS" </dev/hvc0
+    # The user's terminal is the console hvc0. It is held open: hvc forgets the size with the last close.
+    exec 6<>/dev/hvc0
+    stty rows "$IMR_ROWS" cols "$IMR_COLS" <&6
     export TERM="$IMR_TERM"
     event interactive
     setsid -c sh /imr/host-script </dev/hvc0 >/dev/hvc0 2>&1

@@ -1,0 +1,51 @@
+# Free memory of a guest goes back to the host, measured by the blocks of the file behind it; and what imr knows
+# of the memory agrees with that file, whatever page tables KVM uses.
+. /root/lib.sh
+
+# imr's own idea of what is resident, against the file: KiB of memory, and how far off it may be.
+agrees() {
+    known=$(field_of_vm 1 resident_bytes) || fail "imr vms --json does not know guest 1"
+    known=$((known / 1024))
+    real=$(resident_kib 1)
+    say "$1: $((real / 1024)) MiB by st_blocks, $((known / 1024)) MiB by imr vms"
+    need "resident ($1) within 16 MiB of st_blocks" $((known - real)) -le 16384
+    need "resident ($1) within 16 MiB of st_blocks" $((real - known)) -le 16384
+}
+
+imr_start
+guest up 1 || fail "guest 1 did not boot"
+attached 1
+settle
+say "after boot: $(($(resident_kib 1) / 1024)) MiB resident"
+
+mark
+hold 1 big auto
+held=$(resident_kib 1)
+agrees "memory in use"
+filled=$(guest run 1 "grep -E '^(MemTotal|MemAvailable)' /proc/meminfo") && say "$filled"
+release 1 big
+event 40 event=done >/dev/null || fail "nothing was offered after the free"
+settle
+after=$(resident_kib 1)
+agrees "memory freed"
+
+offered=$(($(sum offered_bytes event=done) / 1024))
+reclaimed=$(($(sum reclaimed_bytes event=done) / 1024))
+freed=$(($(sum freed_bytes event=done) / 1024))
+say "held $held KiB, offered $offered, reclaimed $reclaimed, freed $freed, resident after $after"
+need "most of the guest was in use before" "$held" -ge $((250 * 1024))
+need "what was freed was offered" "$offered" -ge $(((held - after) * 8 / 10))
+need "at least 150 MiB were offered" "$offered" -ge $((150 * 1024))
+need "resident fell by at least 90 % of what was offered" $((held - after)) -ge $((offered * 9 / 10))
+need "every kept range has a reason" "$(count event=done 'kept>=1')" -eq 0
+
+FROM=0
+need "the guest and the host agree on what was reclaimed, bytes" \
+    $(($(stat_of 1 pages_reclaimed) * 4096)) -eq "$(sum reclaimed_bytes event=done)"
+imr_stop
+refaulted=$(($(summary refaulted_bytes) / 1048576))
+say "refaulted: $refaulted MiB"
+# The fill took memory that had been reclaimed after the boot.
+need "memory that was reclaimed and used again is seen as refaulted" "$refaulted" -ge 100
+need "no event was lost" "$(summary events.lost)" -eq 0
+need "every page fault has its VM" "$(summary events.page_faults)" -gt 0

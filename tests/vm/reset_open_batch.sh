@@ -1,0 +1,29 @@
+# The guest is reset while an offer is open and its host sleeps. The page of the old kernel still lies in memory;
+# nothing of the new boot's memory is taken on account of it.
+. /root/lib.sh
+imr_start
+guest up 1 || fail "guest 1 did not boot"
+module 1 timeout_ms=60000
+attached 1
+settle
+hold 1 first auto
+kill -STOP "$IMR_PID"
+release 1 first
+await 20 "an offer is open" stat_is 1 open_seq -gt 0
+open=$(stat_of 1 open_seq)
+say "offer $open is open, the host asleep"
+guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
+guest up 1 2 || fail "guest 1 did not boot again"
+hold 1 second auto
+mark
+kill -CONT "$IMR_PID"
+event 20 event=reset vm.name=guest1 >/dev/null || fail "imr did not see the reset"
+module 1
+event 40 event=hello vm.name=guest1 kind=new >/dev/null || fail "the new boot's module was not accepted"
+event 40 event=done >/dev/null || fail "the new boot is not served"
+# The new module counts from 1 as well; what is claimed before its HELLO would be the old one's.
+hello=$(FIELD=unix_ms event 1 event=hello)
+need "nothing was finished between the reset and the new HELLO" "$(count event=done "unix_ms<=$((hello - 1))")" -eq 0
+need "nothing was claimed between the reset and the new HELLO" "$(count event=claim "unix_ms<=$((hello - 1))")" -eq 0
+release 1 second
+imr_stop

@@ -1,0 +1,105 @@
+//! `cargo xtask test [RING]...`: the test rings, and one line that sums them up.
+//!
+//! In: the rings and a filter. Out: a line a test, `N passed, N failed, N skipped` at the end, 1 on any failure.
+//! Must not let a skip pass unseen: each prints its reason and is counted, and in CI it is a failure.
+
+mod cargo_ring;
+mod scenarios;
+mod tally;
+mod vm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use tally::Tally;
+
+const FAILED: u8 = 1;
+
+/// A ring of tests, from the cheapest to the dearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Ring {
+    /// Each crate's own tests: no root, VM, BPF or network
+    Unit,
+    /// Rust's and C's view of the guest's contract, compared by a C compiler
+    Abi,
+    /// Recorded events through the pure layers
+    Replay,
+    /// The real programs on this machine's kernel, as root
+    Privileged,
+    /// Real guests on a real KVM host, in the nested testbed
+    Vm,
+}
+
+impl Ring {
+    const ALL: [Self; 5] = [Self::Unit, Self::Abi, Self::Replay, Self::Privileged, Self::Vm];
+
+    /// As it is called on the command line.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Abi => "abi",
+            Self::Replay => "replay",
+            Self::Privileged => "privileged",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Rings to run [default: all]
+    #[arg(value_enum, value_name = "RING")]
+    rings: Vec<Ring>,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    filter: Option<String>,
+}
+
+/// Runs `cargo xtask test`.
+///
+/// # Errors
+/// When something that the tests need is missing or does not build.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let rings: &[Ring] = if args.rings.is_empty() { &Ring::ALL } else { &args.rings };
+    let filter = args.filter.as_deref();
+    let in_ci = in_ci(std::env::var("CI").ok().as_deref());
+    let mut total = Tally::default();
+    for ring in rings {
+        println!("== {}", ring.as_str());
+        let mut tally = match ring {
+            Ring::Vm => vm::run(filter)?,
+            other => cargo_ring::run(*other, filter)?,
+        };
+        if in_ci && tally.skipped > 0 {
+            println!("{}: in CI (CI is set) nothing may be skipped", ring.as_str());
+            tally.failed += tally.skipped;
+            tally.skipped = 0;
+        }
+        total += tally;
+    }
+    println!();
+    if let (Some(filter), 0) = (filter, total.passed + total.failed + total.skipped) {
+        println!("no test has {filter:?} in its name");
+        total.failed += 1;
+    }
+    println!("{total}");
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Whether this is a continuous integration run, by the variable that they all set.
+fn in_ci(ci: Option<&str>) -> bool {
+    !matches!(ci, None | Some("" | "0" | "false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ci_is_what_says_so() {
+        assert!(in_ci(Some("true")) && in_ci(Some("1")));
+        assert!(!in_ci(None) && !in_ci(Some("")) && !in_ci(Some("false")));
+    }
+}

@@ -1,0 +1,159 @@
+//! What the vm ring runs: each scenario is a machine and a host script of `tests/vm`.
+//!
+//! In: nothing. Out: the table. Scenarios that differ only in the machine share a script.
+//! Must not hold logic: what is tested is in the scripts.
+
+use crate::kernel::KernelLine;
+use crate::testbed::config::{Config, GuestRam, HostMmu, Mib};
+
+/// One named test of the vm ring.
+#[derive(Debug)]
+pub(super) struct Scenario {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The host script, in `tests/vm`.
+    pub(super) script: &'static str,
+    /// The machine it runs on, apart from the script.
+    pub(super) machine: fn() -> Machine,
+}
+
+/// What a scenario may choose.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// L1's kernel, and the guests'.
+    pub(super) kernels: (KernelLine, KernelLine),
+    /// Guests that start by themselves.
+    pub(super) guests: u32,
+    /// Whether the guests start by themselves; else the script starts them.
+    pub(super) autostart: bool,
+    /// Whether each guest loads the module at boot, with its default parameters.
+    pub(super) module: bool,
+    /// Memory of each guest, MiB.
+    pub(super) guest_mib: u32,
+    /// What is behind it.
+    pub(super) ram: GuestRam,
+    /// How L1's KVM translates addresses.
+    pub(super) mmu: HostMmu,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            kernels: (KernelLine::V6_12, KernelLine::V6_12),
+            guests: 1,
+            autostart: true,
+            module: true,
+            guest_mib: 512,
+            ram: GuestRam::Thp,
+            mmu: HostMmu::Npt,
+        }
+    }
+}
+
+impl Machine {
+    /// As the testbed wants it, without scripts and files.
+    pub(super) fn config(&self) -> Config {
+        Config {
+            host_kernel: self.kernels.0,
+            guest_kernel: self.kernels.1,
+            guests: self.guests,
+            autostart: self.autostart,
+            guest_mem: Mib(self.guest_mib),
+            guest_ram: self.ram,
+            host_mmu: self.mmu,
+            ..Config::default()
+        }
+    }
+}
+
+/// 4 KiB pages make reclaiming a batch take long enough to be interrupted.
+fn slow_batches() -> Machine {
+    Machine { ram: GuestRam::Memfd, ..Machine::default() }
+}
+
+/// All of them, the simplest first.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "boot_and_free", script: "boot_and_free.sh", machine: Machine::default },
+    Scenario {
+        name: "boot_and_free_6_1",
+        script: "boot_and_free.sh",
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..Machine::default() },
+    },
+    Scenario { name: "boot_and_free_memfd", script: "boot_and_free.sh", machine: slow_batches },
+    Scenario {
+        name: "shadow_boot_and_free",
+        script: "boot_and_free.sh",
+        machine: || Machine { mmu: HostMmu::Shadow, ..Machine::default() },
+    },
+    Scenario { name: "churn", script: "churn.sh", machine: Machine::default },
+    Scenario {
+        name: "files_keep_checksums",
+        script: "files_keep_checksums.sh",
+        machine: || Machine { autostart: false, ..Machine::default() },
+    },
+    Scenario { name: "vm_before_imr", script: "vm_before_imr.sh", machine: Machine::default },
+    Scenario {
+        name: "vm_after_imr",
+        script: "vm_after_imr.sh",
+        machine: || Machine { autostart: false, ..Machine::default() },
+    },
+    Scenario {
+        name: "two_vms",
+        script: "two_vms.sh",
+        machine: || Machine { guests: 2, ..Machine::default() },
+    },
+    Scenario { name: "kill_in_batch", script: "kill_in_batch.sh", machine: slow_batches },
+    Scenario {
+        name: "late_host",
+        script: "late_host.sh",
+        machine: || Machine { module: false, ..Machine::default() },
+    },
+    Scenario { name: "module_reload", script: "module_reload.sh", machine: Machine::default },
+    Scenario {
+        name: "shutdown_in_batch",
+        script: "shutdown_in_batch.sh",
+        machine: || Machine { guests: 2, ..slow_batches() },
+    },
+    Scenario {
+        name: "reset_open_batch",
+        script: "reset_open_batch.sh",
+        machine: || Machine { module: false, ..Machine::default() },
+    },
+    Scenario {
+        name: "reset_in_batch",
+        script: "reset_in_batch.sh",
+        machine: || Machine { module: false, ..slow_batches() },
+    },
+    Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
+    Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::cache;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_a_script_and_a_possible_machine() {
+        let mut names = BTreeSet::new();
+        for scenario in SCENARIOS {
+            assert!(names.insert(scenario.name), "{} is there twice", scenario.name);
+            assert!(
+                cache::workspace().join("tests/vm").join(scenario.script).is_file(),
+                "{}",
+                scenario.script
+            );
+            assert_eq!((scenario.machine)().config().check(), Ok(()), "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn no_script_is_left_over() {
+        for entry in std::fs::read_dir(cache::workspace().join("tests/vm")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name == "lib.sh" || SCENARIOS.iter().any(|scenario| scenario.script == name), "{name}");
+        }
+    }
+}

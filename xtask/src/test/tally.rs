@@ -1,0 +1,69 @@
+//! Counts of tests, and how they are read from what a test program prints.
+//!
+//! In: lines such as libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; ...`. Out: a `Tally`.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+/// How many tests ended in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Held.
+    pub(super) passed: u32,
+    /// Did not hold.
+    pub(super) failed: u32,
+    /// Could not run here; each has said why.
+    pub(super) skipped: u32,
+}
+
+impl Tally {
+    /// Reads libtest's summary line; `None` for any other line.
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
+        let mut tally = Self::default();
+        for count in counts.split(';') {
+            let mut words = count.split_whitespace();
+            let (Some(number), Some(what)) = (words.next().and_then(|word| word.parse().ok()), words.next())
+            else {
+                continue;
+            };
+            match what {
+                "passed" => tally.passed = number,
+                "failed" => tally.failed = number,
+                "ignored" => tally.skipped = number,
+                _ => {}
+            }
+        }
+        Some(tally)
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_summary_is_understood() {
+        let line = "test result: FAILED. 13 passed; 1 failed; 2 ignored; 0 measured; 5 filtered out; finished in 0.57s";
+        let mut tally = Tally::parse(line).unwrap();
+        assert_eq!(tally, Tally { passed: 13, failed: 1, skipped: 2 });
+        tally += Tally::parse("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out")
+            .unwrap();
+        assert_eq!(tally.to_string(), "14 passed, 1 failed, 2 skipped");
+        assert_eq!(Tally::parse("test json::tests::filters ... ok"), None);
+    }
+}

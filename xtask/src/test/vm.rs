@@ -1,0 +1,115 @@
+//! The vm ring: each scenario in a testbed of its own, one after the other.
+//!
+//! In: a filter. Out: a line a scenario; of a failed one the last lines and where its logs are.
+//! Must not build in between: what is tested is the same from the first scenario to the last.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::scenarios::{SCENARIOS, Scenario};
+use super::tally::Tally;
+use crate::setup::{self, MissingPrerequisite, Need};
+use crate::testbed::config::{Config, Script};
+use crate::testbed::files::FileMapping;
+use crate::testbed::outcome::{Outcome, Problem};
+use crate::testbed::run_session;
+use crate::{build_kmod, build_user, cache};
+
+/// The longest that a scenario may take, the boot of L1 included; most need a quarter of it.
+const TIMEOUT: Duration = Duration::from_secs(240);
+/// How much of a failed scenario's output is shown.
+const LAST_LINES: usize = 60;
+/// Keeps the guest's init from loading the module: that is left to the host script.
+const NO_MODULE: &str = ":\n";
+
+/// Runs the scenarios whose names contain `filter`.
+///
+/// # Errors
+/// When something does not build, or an image cannot be written.
+pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
+    let chosen: Vec<&Scenario> = SCENARIOS
+        .iter()
+        .filter(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter)))
+        .collect();
+    let mut tally = Tally::default();
+    if chosen.is_empty() {
+        return Ok(tally);
+    }
+    let tools = match prepare(&chosen) {
+        Ok(tools) => tools,
+        Err(error) if error.is::<MissingPrerequisite>() => {
+            for scenario in &chosen {
+                println!("test {} ... skipped: {error:#}", scenario.name);
+                tally.skipped += 1;
+            }
+            return Ok(tally);
+        }
+        Err(error) => return Err(error),
+    };
+    for scenario in chosen {
+        let logs = cache::target_dir().join("vm-logs").join(scenario.name);
+        let outcome = run_one(scenario, &tools, &logs)?;
+        let seconds = outcome.elapsed.as_secs_f64();
+        let again = if outcome.retries > 0 { ", L1 hung at boot and was booted again" } else { "" };
+        if let Some(Problem::Interrupted(signal)) = outcome.problem {
+            anyhow::bail!("interrupted by signal {signal} during {}", scenario.name);
+        }
+        if outcome.success() {
+            tally.passed += 1;
+            println!("test {} ... ok ({seconds:.1} s{again})", scenario.name);
+        } else {
+            tally.failed += 1;
+            println!("test {} ... FAILED ({seconds:.1} s{again})", scenario.name);
+            show_failure(&outcome, &logs);
+        }
+    }
+    Ok(tally)
+}
+
+/// Builds all that the scenarios need and returns the folder of the static tools.
+fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
+    setup::ensure(&[Need::Testbed])?;
+    build_user::release_binaries()?;
+    for scenario in chosen {
+        build_kmod::ensure_built((scenario.machine)().kernels.1)?;
+    }
+    build_user::static_tools()
+}
+
+fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
+    if logs.exists() {
+        fs::remove_dir_all(logs).with_context(|| format!("cannot remove {}", logs.display()))?;
+    }
+    let scripts = cache::workspace().join("tests/vm");
+    let machine = (scenario.machine)();
+    let config = Config {
+        host_script: Some(Script::File(scripts.join(scenario.script))),
+        guest_script: (!machine.module).then(|| Script::Text(NO_MODULE.to_owned())),
+        host_files: vec![
+            FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
+            FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
+        ],
+        build: false,
+        timeout: Some(TIMEOUT),
+        logs: Some(logs.to_owned()),
+        ..machine.config()
+    };
+    run_session(&config, &mut |_| {}).with_context(|| format!("scenario {}", scenario.name))
+}
+
+fn show_failure(outcome: &Outcome, logs: &Path) {
+    let from = outcome.lines.len().saturating_sub(LAST_LINES);
+    for line in &outcome.lines[from..] {
+        println!("    {:8.3} {line}", line.at.as_secs_f64());
+    }
+    if let Some(problem) = &outcome.problem {
+        println!("    {problem}");
+        for line in outcome.last_words().lines() {
+            println!("    {line}");
+        }
+    }
+    println!("    all of it: {}", logs.display());
+}
