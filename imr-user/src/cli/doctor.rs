@@ -24,7 +24,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let features = pipeline::examine();
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer(&mut out, &serde_json::json!({ "features": features })).map_err(io::Error::from)?;
+        serde_json::to_writer(&mut out, &serde_json::json!({ "features": features }))
+            .map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         for feature in &features {

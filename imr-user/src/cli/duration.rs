@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn people_write_durations_in_several_ways() {
-        for (text, ms) in [("10s", 10_000), ("5m", 300_000), ("500ms", 500), ("0.5", 500), ("2", 2000), ("1h", 3_600_000)]
+        for (text, ms) in
+            [("10s", 10_000), ("5m", 300_000), ("500ms", 500), ("0.5", 500), ("2", 2000), ("1h", 3_600_000)]
         {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }

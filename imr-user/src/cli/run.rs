@@ -43,7 +43,8 @@ pub struct RunArgs {
 /// # Errors
 /// The pipeline could not start or failed, or standard output is gone.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     runtime.block_on(follow(args))
 }
 

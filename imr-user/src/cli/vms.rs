@@ -25,7 +25,8 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// The pipeline could not start or failed, or standard output is gone.
 pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     runtime.block_on(async {
         let mut handle = pipeline::spawn(Config {
             policy: PolicyName::Observe,
@@ -34,7 +35,8 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
             delay: Duration::from_secs(1),
             debug_bpf: false,
         })?;
-        let snapshot = handle.snapshots.wait_for(|snapshot| snapshot.sequence > 0).await.map(|found| found.clone());
+        let snapshot =
+            handle.snapshots.wait_for(|snapshot| snapshot.sequence > 0).await.map(|found| found.clone());
         handle.ask_to_stop();
         handle.join()?;
         let Ok(snapshot) = snapshot else { bail!("the pipeline ended without a snapshot") };

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use imr_common::guest_abi::{OP_BYE, OP_DOORBELL, OP_HELLO};
-use imr_common::host_abi::{
-    EVENT_CALL, EVENT_RESET, EVENT_SLOTS_CHANGED, EVENT_VM_SEEN, Event,
-};
+use crate::ingest::wire::guest_abi::{OP_BYE, OP_DOORBELL, OP_HELLO};
+use crate::ingest::wire::host_abi::{EVENT_CALL, EVENT_RESET, EVENT_SLOTS_CHANGED, EVENT_VM_SEEN, Event};
 
 use crate::model::ids::{Gpa, Pid, VmId};
 

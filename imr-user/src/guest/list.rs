@@ -109,11 +109,7 @@ pub fn parse(
         ranges.push(range);
         index = next;
     }
-    if index == LIST_END {
-        Ok(ranges)
-    } else {
-        Err(ListError::Length { found: count + 1, expected: count })
-    }
+    if index == LIST_END { Ok(ranges) } else { Err(ListError::Length { found: count + 1, expected: count }) }
 }
 
 fn entry(bytes: &[u8], at: u32) -> Result<(OfferedRange, u32), ListError> {

@@ -124,12 +124,13 @@ impl Session {
         guest.check_identity(gpa, cookie)?;
         guest.check_record(memory)?;
         let found = HostFields::read(memory, gpa)?;
-        let kind = match previous {
-            Some(session) if session.gpa == gpa && session.cookie == cookie => {
-                if session.written == found { HelloKind::Repeated } else { HelloKind::RolledBack }
-            }
-            _ => HelloKind::New,
-        };
+        let kind =
+            match previous {
+                Some(session) if session.gpa == gpa && session.cookie == cookie => {
+                    if session.written == found { HelloKind::Repeated } else { HelloKind::RolledBack }
+                }
+                _ => HelloKind::New,
+            };
         let mut session = Self { gpa, cookie, record_gpa: guest.record_gpa, written: found };
         session.answer(memory, host)?;
         Ok((session, guest.statistics, kind))

@@ -115,7 +115,8 @@ pub fn walk(probes: &mut Probes, files: &[(Pid, u32)]) -> Result<Vec<VmFacts>, I
         if left.is_empty() {
             return Ok(found);
         }
-        let keys: Vec<u64> = left.iter().map(|(pid, fd)| (u64::from(pid.get()) << 32) | u64::from(*fd)).collect();
+        let keys: Vec<u64> =
+            left.iter().map(|(pid, fd)| (u64::from(pid.get()) << 32) | u64::from(*fd)).collect();
         let bytes = probes.walk_slots(&keys)?;
         left.clear();
         for reading in decode(&bytes)? {
@@ -141,7 +142,7 @@ enum Reading {
 /// The walk's records: slots of a VM, then its end record, then the next VM.
 fn decode(bytes: &[u8]) -> Result<Vec<Reading>, IngestError> {
     let bad = |what: String| IngestError::Format { path: "iter/task_file".into(), what };
-    if bytes.len() % size_of::<SlotFact>() != 0 {
+    if !bytes.len().is_multiple_of(size_of::<SlotFact>()) {
         return Err(bad(format!("{} bytes are no whole number of records", bytes.len())));
     }
     let mut readings = Vec::new();
@@ -223,7 +224,17 @@ mod tests {
     }
 
     fn slot(id: i32, base_gfn: u64, generation: u64) -> SlotFact {
-        SlotFact { kvm: 7, generation, base_gfn, npages: 16, userspace_addr: 0x1000, id, tgid: 42, fd: 9, flags: 0 }
+        SlotFact {
+            kvm: 7,
+            generation,
+            base_gfn,
+            npages: 16,
+            userspace_addr: 0x1000,
+            id,
+            tgid: 42,
+            fd: 9,
+            flags: 0,
+        }
     }
 
     fn end(generation: u64, written: u64) -> SlotFact {

@@ -120,7 +120,9 @@ pub enum IngestError {
         pid: Pid,
     },
     /// The slots of a VM changed each time they were read.
-    #[error("the memslots of pid {pid} changed during each of {attempts} readings; the next change is followed")]
+    #[error(
+        "the memslots of pid {pid} changed during each of {attempts} readings; the next change is followed"
+    )]
     SlotsUnstable {
         /// Its process id.
         pid: Pid,
@@ -166,7 +168,11 @@ impl IngestError {
         matches!(self, Self::VmmGone { .. })
     }
 
-    pub(super) fn io(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+    pub(super) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Self::Io { operation, path: path.into(), source: source.into() }
     }
 

@@ -57,7 +57,8 @@ impl Events {
             return Err(IngestError::io("watch", RING, io::Error::from(io::ErrorKind::NotConnected)));
         };
         loop {
-            let mut guard = ready.readable_mut().await.map_err(|error| IngestError::io("wait for", RING, error))?;
+            let mut guard =
+                ready.readable_mut().await.map_err(|error| IngestError::io("wait for", RING, error))?;
             if let Some(log) = self.log.as_mut() {
                 log.flush();
             }

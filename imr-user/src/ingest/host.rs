@@ -19,7 +19,8 @@ const URANDOM: &str = "/dev/urandom";
 pub fn read() -> Result<HostSnapshot, IngestError> {
     let text = fs::read_to_string(MEMINFO).map_err(|error| IngestError::io("read", MEMINFO, error))?;
     let field = |name: &str| {
-        meminfo(&text, name).ok_or_else(|| IngestError::Format { path: MEMINFO.into(), what: format!("no {name}") })
+        meminfo(&text, name)
+            .ok_or_else(|| IngestError::Format { path: MEMINFO.into(), what: format!("no {name}") })
     };
     let swap_total = field("SwapTotal")?;
     let uname = rustix::system::uname();

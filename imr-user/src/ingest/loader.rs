@@ -78,7 +78,10 @@ impl Probes {
                 return Err(IngestError::NoKvm { why: format!("struct {needed} is not in BTF") });
             }
         }
-        if HOOKS.iter().all(|hook| hook.attach != Attach::RawTracepoint || btf.tracepoint(hook.target).is_err()) {
+        if HOOKS
+            .iter()
+            .all(|hook| hook.attach != Attach::RawTracepoint || btf.tracepoint(hook.target).is_err())
+        {
             return Err(IngestError::NoKvm { why: "none of kvm's tracepoints is in BTF".into() });
         }
         let layout = Layout::read(&btf);
@@ -87,7 +90,8 @@ impl Probes {
 
         let no_kprobes = (!Path::new(KPROBE_PMU).exists())
             .then(|| "this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)".to_owned());
-        let mut choice = Choice { no_return: no_kprobes.clone(), no_notifier: no_kprobes.clone(), no_kprobes };
+        let mut choice =
+            Choice { no_return: no_kprobes.clone(), no_notifier: no_kprobes.clone(), no_kprobes };
         let blocks = (options.max_guest_bytes / BLOCK_SIZE + SPARE_BLOCKS).min(MAX_BLOCKS);
         // The choice is part of the programs' frozen globals: one that does not work out costs another load.
         loop {
@@ -120,9 +124,9 @@ impl Probes {
     /// Why not, for people.
     pub fn can_prove_calls(&self) -> Result<(), String> {
         self.all_attached(Role::Calls)?;
-        self.all_attached(Role::ProofByReturn).or_else(|_| self.all_attached(Role::ProofByEntry)).map_err(|why| {
-            format!("a call cannot be told to be the guest kernel's: {why}")
-        })
+        self.all_attached(Role::ProofByReturn)
+            .or_else(|_| self.all_attached(Role::ProofByEntry))
+            .map_err(|why| format!("a call cannot be told to be the guest kernel's: {why}"))
     }
 
     /// Whether resets and restores of a VM are seen.
@@ -138,7 +142,8 @@ impl Probes {
     /// # Errors
     /// [`IngestError::WrongObject`] the second time or with a foreign object; what mapping it said.
     pub fn events(&mut self) -> Result<Events, IngestError> {
-        let ring = RingBuf::try_from(self.take("EVENTS")?).map_err(|e| IngestError::map("EVENTS", "open", e))?;
+        let ring =
+            RingBuf::try_from(self.take("EVENTS")?).map_err(|e| IngestError::map("EVENTS", "open", e))?;
         Ok(Events::new(ring, if self.debug_bpf { Some(&mut self.ebpf) } else { None }))
     }
 
@@ -188,7 +193,8 @@ impl Probes {
         let program = walk_program(&mut self.ebpf)?;
         let id = program.attach().map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
-        link.into_file().map_err(|error| IngestError::io("open", "iter/task_file", std::io::Error::other(error)))
+        link.into_file()
+            .map_err(|error| IngestError::io("open", "iter/task_file", std::io::Error::other(error)))
     }
 
     fn take(&mut self, name: &'static str) -> Result<Map, IngestError> {
@@ -224,8 +230,8 @@ impl Choice {
         if self.no_notifier.is_none() {
             next.no_notifier = failure(Role::Notifier);
         }
-        let changed =
-            next.no_return.is_some() != self.no_return.is_some() || next.no_notifier.is_some() != self.no_notifier.is_some();
+        let changed = next.no_return.is_some() != self.no_return.is_some()
+            || next.no_notifier.is_some() != self.no_notifier.is_some();
         changed.then_some(next)
     }
 
@@ -284,7 +290,8 @@ fn attach_all(ebpf: &mut Ebpf, btf: &KernelBtf, layout: &Layout, choice: &Choice
 }
 
 fn attach(ebpf: &mut Ebpf, hook: &Hook) -> Result<(), String> {
-    let program = ebpf.program_mut(hook.program).ok_or_else(|| format!("no program {} in the object", hook.program))?;
+    let program =
+        ebpf.program_mut(hook.program).ok_or_else(|| format!("no program {} in the object", hook.program))?;
     let attached = match program {
         Program::RawTracePoint(program) => attach_raw_tracepoint(program, hook.target),
         Program::KProbe(program) => attach_kprobe(program, hook.target),
@@ -321,7 +328,8 @@ fn walk_program(ebpf: &mut Ebpf) -> Result<&mut Iter, IngestError> {
 fn one_line(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
-        let reason = log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line)).unwrap_or("no log");
+        let reason =
+            log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line)).unwrap_or("no log");
         return format!("the verifier refused it: {io_error}: {}", reason.trim());
     }
     let mut text = error.to_string();

@@ -18,3 +18,5 @@ pub mod tables;
 pub mod vmm;
 
 pub use error::IngestError;
+/// The types of the events, for the layer that reads them.
+pub use imr_common as wire;

@@ -66,7 +66,13 @@ impl Registration {
 }
 
 impl Registry {
-    pub(super) fn open(kvms: Map, tgids: Map, slots: Map, limit: Map, blocks: u64) -> Result<Self, IngestError> {
+    pub(super) fn open(
+        kvms: Map,
+        tgids: Map,
+        slots: Map,
+        limit: Map,
+        blocks: u64,
+    ) -> Result<Self, IngestError> {
         Ok(Self {
             kvms: HashMap::try_from(kvms).map_err(|e| IngestError::map("KVMS", "open", e))?,
             tgids: HashMap::try_from(tgids).map_err(|e| IngestError::map("TGIDS", "open", e))?,
@@ -149,7 +155,8 @@ impl Registry {
             removed => removed.map_err(|e| IngestError::map("KVMS", "remove", e)),
         };
         let tgid = self.write_tgid(registration.tgid);
-        let slots = self.slots.set(index, [0; SLOTS_WORDS], 0).map_err(|e| IngestError::map("SLOTS", "clear", e));
+        let slots =
+            self.slots.set(index, [0; SLOTS_WORDS], 0).map_err(|e| IngestError::map("SLOTS", "clear", e));
         self.used[index as usize] = false;
         for place in &registration.slots {
             self.release(place);
@@ -283,7 +290,8 @@ impl FoundSlot {
 
     /// Same frames at the same place: its block records still hold.
     fn is_same_memory(&self, other: &Self) -> bool {
-        (self.base_gfn, self.npages, self.userspace_addr) == (other.base_gfn, other.npages, other.userspace_addr)
+        (self.base_gfn, self.npages, self.userspace_addr)
+            == (other.base_gfn, other.npages, other.userspace_addr)
     }
 }
 

@@ -109,7 +109,10 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         let vmas = parse(TEXT).unwrap();
         assert_eq!(vmas.len(), 3);
         let ram = &vmas[0];
-        assert_eq!((ram.start, ram.end, ram.offset, ram.inode), (0x7f00_0000_0000, 0x7f00_2000_0000, 0x1000, 1027));
+        assert_eq!(
+            (ram.start, ram.end, ram.offset, ram.inode),
+            (0x7f00_0000_0000, 0x7f00_2000_0000, 0x1000, 1027)
+        );
         assert!(ram.shared && ram.writable && ram.flags.locked && ram.flags.userfaultfd && !ram.flags.device);
         assert_eq!((ram.page_size, ram.path.as_str()), (2 << 20, "/memfd:pc.ram (deleted)"));
         assert!(!vmas[1].shared && !vmas[1].writable && vmas[1].path.is_empty());

@@ -57,7 +57,12 @@ impl Tables {
         let totals = PerCpuArray::try_from(totals).map_err(|e| IngestError::map("TOTALS", "open", e))?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         Ok(Self(Arc::new(Inner {
-            blocks: Mapping::of(blocks, "BLOCKS", count.saturating_mul(BLOCK_WORDS), size_of::<BlockRecord>())?,
+            blocks: Mapping::of(
+                blocks,
+                "BLOCKS",
+                count.saturating_mul(BLOCK_WORDS),
+                size_of::<BlockRecord>(),
+            )?,
             vms: Mapping::of(vms, "VMS", MAX_VMS as usize * VM_WORDS, size_of::<VmRecord>())?,
             totals,
         })))
@@ -212,7 +217,9 @@ impl Mapping {
         let failed = |source: io::Error| IngestError::io("mmap", format!("eBPF map {name}"), source);
         let length = NonZeroUsize::new(bytes).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let info = data.info().map_err(|e| IngestError::map(name, "describe", e))?;
-        if info.value_size() as usize != record || (info.max_entries() as usize).saturating_mul(record) < bytes {
+        if info.value_size() as usize != record
+            || (info.max_entries() as usize).saturating_mul(record) < bytes
+        {
             return Err(IngestError::WrongObject { what: name });
         }
         // SAFETY: a new mapping at an address of the kernel's choice; it overlaps nothing.

@@ -53,7 +53,8 @@ impl Vmm {
         let path = format!("/proc/{pid}");
         let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw);
         let raw = raw.ok_or(IngestError::VmmGone { pid })?;
-        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|error| failure(pid, "pidfd_open", &path, error))?;
+        let pidfd =
+            pidfd_open(raw, PidfdFlags::empty()).map_err(|error| failure(pid, "pidfd_open", &path, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc_dir = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|error| failure(pid, "open", &path, error))?;
@@ -104,7 +105,8 @@ impl Vmm {
     /// # Errors
     /// The pidfd cannot be watched.
     pub async fn wait_for_exit(&self) -> Result<(), IngestError> {
-        let failed = |error: io::Error| IngestError::io("watch pidfd of", format!("/proc/{}", self.pid), error);
+        let failed =
+            |error: io::Error| IngestError::io("watch pidfd of", format!("/proc/{}", self.pid), error);
         // SAFETY: the pidfd is borrowed from `self`, which keeps it open while the AsyncFd lives.
         let exit = unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) };
         let exit = exit.map_err(|error| failed(error.into()))?;
@@ -260,7 +262,10 @@ impl Vmm {
         // The name is in parentheses and may hold anything, parentheses included.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks = after_name.split(' ').nth(STARTTIME_AFTER_NAME).and_then(|field| field.parse().ok());
-        ticks.ok_or_else(|| IngestError::Format { path: self.path("stat").into(), what: "no starttime".into() })
+        ticks.ok_or_else(|| IngestError::Format {
+            path: self.path("stat").into(),
+            what: "no starttime".into(),
+        })
     }
 
     fn read_text(&self, name: &'static str) -> Result<String, IngestError> {
@@ -383,7 +388,10 @@ mod tests {
         let pages: u64 = segments[0].iter().map(|segment| segment.npages).sum();
         assert_eq!(pages, 32);
         let segment = &segments[0][0];
-        assert_eq!((&segment.kind, segment.shared, segment.page_size), (&BackingKind::Anonymous, false, 4096));
+        assert_eq!(
+            (&segment.kind, segment.shared, segment.page_size),
+            (&BackingKind::Anonymous, false, 4096)
+        );
         let mut frames = Vec::new();
         vmm.resident_frames(segment, |gfn| frames.push(gfn.get())).unwrap();
         assert_eq!(frames.first(), Some(&100));

@@ -3,6 +3,8 @@
 //! It waits for the ring buffer, the workers, the baselines, the VMMs' ends and the tick, whichever comes
 //! first, and never blocks on a VM.
 
+mod follow;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,30 +14,32 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::baseline::{self, Baseline};
+use super::baseline::Baseline;
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
-use super::vms::{FollowedVm, Hazards, Layout, NoWorker, WorkerStart};
+use super::vms::{FollowedVm, NoWorker, WorkerStart};
 use super::worker::Report;
 use super::{Config, PipelineError, clock};
 use crate::correlate::{Call, Correlator, Observation};
 use crate::guest::lock::LockError;
 use crate::ingest::IngestError;
-use crate::ingest::discovery::{self, VmFacts as FoundVm};
 use crate::ingest::events::Events;
 use crate::ingest::host;
 use crate::ingest::loader::{LoadOptions, Probes};
 use crate::ingest::registry::Registry;
 use crate::ingest::tables::Tables;
-use crate::ingest::vmm::Vmm;
 use crate::model::ids::{Pid, VmId};
 use crate::model::latency::LatencyWindow;
-use crate::model::snapshot::{EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot};
+use crate::model::snapshot::{
+    EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot,
+};
 
 /// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
 /// The VMMs' page tables are read at attach and then this often.
 const BASELINE_INTERVAL: Duration = Duration::from_secs(5);
+/// The first snapshot waits for the first baselines, but not longer than this.
+const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
 /// Guest memory that the block table has room for, as a multiple of the host's memory.
 const OVERCOMMIT: u64 = 8;
 /// The least guest memory it has room for, bytes.
@@ -145,11 +149,14 @@ impl Engine {
     pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), PipelineError> {
         let failed = |state: &ProbeState| matches!(state, ProbeState::Failed(_));
         let probes = self.probes.status();
-        self.tell(None, Happened::Ready {
-            vms: self.vms.len(),
-            probes_attached: probes.iter().filter(|probe| probe.state == ProbeState::Attached).count(),
-            probes_failed: probes.iter().filter(|probe| failed(&probe.state)).count(),
-        });
+        self.tell(
+            None,
+            Happened::Ready {
+                vms: self.vms.len(),
+                probes_attached: probes.iter().filter(|probe| probe.state == ProbeState::Attached).count(),
+                probes_failed: probes.iter().filter(|probe| failed(&probe.state)).count(),
+            },
+        );
         if let Some(why) = self.unanswerable.clone() {
             self.tell(None, Happened::Problem { what: format!("no guest is answered: {why}") });
         }
@@ -259,151 +266,10 @@ impl Engine {
         }
     }
 
-    /// Finds the VMs of one process, or of all, and follows those that are new.
-    fn discover(&mut self, pid: Option<Pid>) {
-        let files = match discovery::kvm_vm_files(pid) {
-            Ok(files) => files,
-            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
-        };
-        let found = match discovery::walk(&mut self.probes, &files) {
-            Ok(found) => found,
-            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
-        };
-        for vm in found {
-            if self.vms.values().any(|known| known.found.kvm == vm.kvm) {
-                continue;
-            }
-            let file = (vm.pid, vm.fd, vm.kvm);
-            if let Err(error) = self.follow(vm)
-                && self.refused_files.insert(file)
-            {
-                let what = format!("VM of pid {} is not followed: {error}", file.0);
-                self.tell(None, Happened::Problem { what });
-            }
-        }
-    }
-
-    fn follow(&mut self, found: FoundVm) -> Result<(), IngestError> {
-        let vmm = Arc::new(Vmm::open(found.pid)?);
-        let hazards = Hazards::of(&vmm);
-        let segments = vmm.segments(&found.slots)?;
-        let registration = self.registry.register(&found, &self.tables)?;
-        let id = VmId::new(self.next_id);
-        self.next_id += 1;
-        self.correlator.register(registration.index(), found.kvm, id);
-        let vm = FollowedVm::new(id, Arc::clone(&vmm), Layout { found, registration, segments, hazards });
-        let ended = self.ended_in.clone();
-        let watched = Arc::clone(&vmm);
-        tokio::spawn(async move {
-            // A pidfd that cannot be polled any more belongs to a process that is gone, too.
-            let _ = watched.wait_for_exit().await;
-            let _ = ended.send(id);
-        });
-        let snapshot = vm.model.snapshot();
-        self.vms.insert(id, vm);
-        let backend = match snapshot.reclaim {
-            ReclaimStatus::Ready { backend } => backend,
-            ReclaimStatus::Forbidden { guard, .. } => format!("nothing is taken ({guard})"),
-        };
-        self.tell(Some(id), Happened::VmAdded { ram_bytes: snapshot.ram_bytes, backend });
-        self.start_baseline(id);
-        Ok(())
-    }
-
-    fn remove(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get(&id) else { return };
-        let reference = reference(vm);
-        if let Some(mut vm) = self.vms.remove(&id) {
-            vm.stop_worker();
-            self.correlator.unregister(vm.registration.index());
-            add_to_summary(&mut self.totals_of_ended, &vm);
-            if let Err(error) = self.registry.unregister(vm.registration) {
-                self.tell(None, Happened::Problem { what: error.to_string() });
-            }
-        }
-        let _ = self.records.send(Record {
-            unix_ms: clock::unix_ms(),
-            vm: Some(reference),
-            happened: Happened::VmGone,
-        });
-    }
-
-    /// Reads the slots of VMs again whose memslot generation has changed, and of such that closed their VM.
-    fn follow_slot_changes(&mut self) {
-        let dirty: Vec<VmId> =
-            self.vms.iter().filter(|(_, vm)| vm.dirty).map(|(id, _)| *id).collect();
-        for id in dirty {
-            if let Err(error) = self.read_slots_again(id) {
-                self.tell(Some(id), Happened::Problem { what: format!("slots: {error}") });
-            }
-        }
-    }
-
-    fn read_slots_again(&mut self, id: VmId) -> Result<(), IngestError> {
-        let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
-        vm.dirty = false;
-        let file = (vm.found.pid, vm.found.fd);
-        let kvm = vm.found.kvm;
-        let found = discovery::walk(&mut self.probes, &[file])?;
-        let Some(found) = found.into_iter().find(|found| found.kvm == kvm) else {
-            self.remove(id);
-            return Ok(());
-        };
-        let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
-        let hazards = Hazards::of(&vm.vmm);
-        if found.slots == vm.found.slots && hazards == vm.hazards && !std::mem::take(&mut vm.mappings_changed) {
-            return Ok(());
-        }
-        let segments = vm.vmm.segments(&found.slots)?;
-        let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
-        let before = vm.model.snapshot().ram_bytes;
-        vm.set_layout(Layout { found, registration, segments, hazards });
-        let ram_bytes = vm.model.snapshot().ram_bytes;
-        let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
-        if before != ram_bytes {
-            self.tell(Some(id), Happened::SlotsChanged { ram_bytes, slots });
-        }
-        Ok(())
-    }
-
-    fn start_baselines(&mut self) {
-        let ids: Vec<VmId> = self.vms.keys().copied().collect();
-        for id in ids {
-            self.start_baseline(id);
-            // Guards can change without a change of slots: a device is assigned, memory is locked.
-            if let Some(vm) = self.vms.get_mut(&id) {
-                vm.dirty = true;
-            }
-        }
-    }
-
-    fn start_baseline(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
-        if std::mem::replace(&mut vm.baseline_running, true) {
+    fn publish(&mut self) {
+        if self.first_baseline_is_missing() {
             return;
         }
-        let (vmm, facts, results) = (Arc::clone(&vm.vmm), vm.facts.clone(), self.baselines_in.clone());
-        tokio::task::spawn_blocking(move || {
-            let _ = results.send((id, baseline::read(&vmm, &facts)));
-        });
-    }
-
-    fn take_baseline(&mut self, id: VmId, result: Result<Baseline, IngestError>) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
-        vm.baseline_running = false;
-        match result {
-            Ok(baseline) => {
-                for (position, frames) in &baseline.slots {
-                    vm.model.baseline(*position, 0, frames, baseline.taken_ns);
-                }
-            }
-            // Its end is reported by the pidfd.
-            Err(error) if error.is_vmm_gone() => {}
-            Err(error) => self.tell(Some(id), Happened::Problem { what: format!("baseline: {error}") }),
-        }
-    }
-
-    fn publish(&mut self) {
         match host::read() {
             Ok(host) => self.host = host,
             Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),

@@ -131,6 +131,10 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
     match start.recv() {
         Ok(Ok(())) => Ok(Handle { snapshots, records, stop: Some(stop), thread }),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(thread.join().unwrap_or(Err(PipelineError::Panicked)).err().unwrap_or(PipelineError::Panicked)),
+        Err(_) => Err(thread
+            .join()
+            .unwrap_or(Err(PipelineError::Panicked))
+            .err()
+            .unwrap_or(PipelineError::Panicked)),
     }
 }

@@ -21,7 +21,14 @@ const DECISIONS: usize = 200;
 pub(super) struct DecisionLog(VecDeque<Decision>);
 
 impl DecisionLog {
-    pub(super) fn add(&mut self, vm: &FollowedVm, kind: DecisionKind, why: String, offer_seq: u64, bytes: u64) {
+    pub(super) fn add(
+        &mut self,
+        vm: &FollowedVm,
+        kind: DecisionKind,
+        why: String,
+        offer_seq: u64,
+        bytes: u64,
+    ) {
         if self.0.len() == DECISIONS {
             self.0.pop_front();
         }
@@ -120,7 +127,13 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
     let why: Vec<String> = why.into_iter().collect();
     let seq = outcome.offer_seq;
     if reclaimed > 0 {
-        log.add(vm, DecisionKind::Reclaimed, format!("{reclaimed} ranges by {}", outcome.backend), seq, reclaimed_bytes);
+        log.add(
+            vm,
+            DecisionKind::Reclaimed,
+            format!("{reclaimed} ranges by {}", outcome.backend),
+            seq,
+            reclaimed_bytes,
+        );
     }
     if kept > 0 {
         log.add(vm, DecisionKind::Kept, why.join("; "), seq, offered_bytes - reclaimed_bytes);

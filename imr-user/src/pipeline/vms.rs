@@ -199,10 +199,10 @@ impl FollowedVm {
     }
 
     fn start_worker(&self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
-        let lock = VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
+        let lock =
+            VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
         let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
-        let proc_dir: OwnedFd =
-            self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
+        let proc_dir: OwnedFd = self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
         let worker = Worker {
             vm: self.model.id(),
             index: self.registration.index(),

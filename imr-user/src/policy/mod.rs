@@ -9,12 +9,7 @@ use plan::{Plan, PlannedRange, Verdict};
 
 /// What to do with each range (first frame, frames) of offer `seq` of `vm` under `policy`.
 #[must_use]
-pub fn decide(
-    policy: PolicyName,
-    vm: VmId,
-    seq: u64,
-    ranges: impl IntoIterator<Item = (Gfn, u64)>,
-) -> Plan {
+pub fn decide(policy: PolicyName, vm: VmId, seq: u64, ranges: impl IntoIterator<Item = (Gfn, u64)>) -> Plan {
     let verdict = match policy {
         PolicyName::Observe => Verdict::Keep("policy observe".into()),
         PolicyName::Immediate => Verdict::Reclaim,

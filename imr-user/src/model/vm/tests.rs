@@ -30,7 +30,11 @@ fn state(vm: &VmModel, block: usize) -> BlockState {
 
 fn touch(vm: &mut VmModel, block: usize, frames: u16, at_ns: u64) {
     vm.refresh(|_, index| {
-        if index == block { BlockReading { mapped_frames: frames, last_map_ns: at_ns } } else { unread(index) }
+        if index == block {
+            BlockReading { mapped_frames: frames, last_map_ns: at_ns }
+        } else {
+            unread(index)
+        }
     });
 }
 

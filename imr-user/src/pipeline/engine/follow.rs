@@ -1,0 +1,182 @@
+//! Which VMs are followed: found, looked at again when they change, let go when they end.
+
+use std::sync::Arc;
+
+use super::super::baseline::{self, Baseline};
+use super::super::clock;
+use super::super::record::{Happened, Record};
+use super::super::vms::{FollowedVm, Hazards, Layout};
+use super::{Engine, FIRST_BASELINE_LIMIT, add_to_summary, reference};
+use crate::ingest::IngestError;
+use crate::ingest::discovery::{self, VmFacts as FoundVm};
+use crate::ingest::vmm::Vmm;
+use crate::model::ids::{Pid, VmId};
+use crate::model::snapshot::ReclaimStatus;
+
+impl Engine {
+    /// Finds the VMs of one process, or of all, and follows those that are new.
+    pub(super) fn discover(&mut self, pid: Option<Pid>) {
+        let files = match discovery::kvm_vm_files(pid) {
+            Ok(files) => files,
+            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
+        };
+        let found = match discovery::walk(&mut self.probes, &files) {
+            Ok(found) => found,
+            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
+        };
+        for vm in found {
+            if self.vms.values().any(|known| known.found.kvm == vm.kvm) {
+                continue;
+            }
+            let file = (vm.pid, vm.fd, vm.kvm);
+            if let Err(error) = self.follow(vm)
+                && self.refused_files.insert(file)
+            {
+                let what = format!("VM of pid {} is not followed: {error}", file.0);
+                self.tell(None, Happened::Problem { what });
+            }
+        }
+    }
+
+    fn follow(&mut self, found: FoundVm) -> Result<(), IngestError> {
+        let vmm = Arc::new(Vmm::open(found.pid)?);
+        let hazards = Hazards::of(&vmm);
+        let segments = vmm.segments(&found.slots)?;
+        let registration = self.registry.register(&found, &self.tables)?;
+        let id = VmId::new(self.next_id);
+        self.next_id += 1;
+        self.correlator.register(registration.index(), found.kvm, id);
+        let vm = FollowedVm::new(id, Arc::clone(&vmm), Layout { found, registration, segments, hazards });
+        let ended = self.ended_in.clone();
+        let watched = Arc::clone(&vmm);
+        tokio::spawn(async move {
+            // A pidfd that cannot be polled any more belongs to a process that is gone, too.
+            let _ = watched.wait_for_exit().await;
+            let _ = ended.send(id);
+        });
+        let snapshot = vm.model.snapshot();
+        self.vms.insert(id, vm);
+        let backend = match snapshot.reclaim {
+            ReclaimStatus::Ready { backend } => backend,
+            ReclaimStatus::Forbidden { guard, .. } => format!("nothing is taken ({guard})"),
+        };
+        self.tell(Some(id), Happened::VmAdded { ram_bytes: snapshot.ram_bytes, backend });
+        self.start_baseline(id);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get(&id) else { return };
+        let reference = reference(vm);
+        if let Some(mut vm) = self.vms.remove(&id) {
+            vm.stop_worker();
+            self.correlator.unregister(vm.registration.index());
+            add_to_summary(&mut self.totals_of_ended, &vm);
+            if let Err(error) = self.registry.unregister(vm.registration) {
+                self.tell(None, Happened::Problem { what: error.to_string() });
+            }
+        }
+        let _ = self.records.send(Record {
+            unix_ms: clock::unix_ms(),
+            vm: Some(reference),
+            happened: Happened::VmGone,
+        });
+    }
+
+    /// Reads the slots of changed VMs again, all in one walk, and lets go of those that are VMs no more.
+    pub(super) fn follow_slot_changes(&mut self) {
+        let mut files = Vec::new();
+        let mut changed = Vec::new();
+        for (id, vm) in self.vms.iter_mut().filter(|(_, vm)| vm.dirty) {
+            vm.dirty = false;
+            files.push((vm.found.pid, vm.found.fd));
+            changed.push((*id, vm.found.kvm));
+        }
+        if files.is_empty() {
+            return;
+        }
+        let mut found = match discovery::walk(&mut self.probes, &files) {
+            Ok(found) => found,
+            Err(error) => return self.tell(None, Happened::Problem { what: format!("slots: {error}") }),
+        };
+        for (id, kvm) in changed {
+            let Some(at) = found.iter().position(|found| found.kvm == kvm) else {
+                self.remove(id);
+                continue;
+            };
+            match self.take_slots(id, found.swap_remove(at)) {
+                // Its end is reported by the pidfd.
+                Err(error) if !error.is_vmm_gone() => {
+                    self.tell(Some(id), Happened::Problem { what: format!("slots: {error}") });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn take_slots(&mut self, id: VmId, found: FoundVm) -> Result<(), IngestError> {
+        let Some(vm) = self.vms.get_mut(&id) else { return Ok(()) };
+        let hazards = Hazards::of(&vm.vmm);
+        let remapped = std::mem::take(&mut vm.mappings_changed);
+        if found.slots == vm.found.slots && hazards == vm.hazards && !remapped {
+            return Ok(());
+        }
+        let segments = vm.vmm.segments(&found.slots)?;
+        let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
+        let before = vm.model.snapshot().ram_bytes;
+        vm.set_layout(Layout { found, registration, segments, hazards });
+        let ram_bytes = vm.model.snapshot().ram_bytes;
+        let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
+        if before != ram_bytes {
+            self.tell(Some(id), Happened::SlotsChanged { ram_bytes, slots });
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_baselines(&mut self) {
+        let ids: Vec<VmId> = self.vms.keys().copied().collect();
+        for id in ids {
+            self.start_baseline(id);
+            // Guards can change without a change of slots: a device is assigned, memory is locked.
+            if let Some(vm) = self.vms.get_mut(&id) {
+                vm.dirty |= vm.hazards != Hazards::of(&vm.vmm);
+            }
+        }
+    }
+
+    fn start_baseline(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        if std::mem::replace(&mut vm.baseline_running, true) {
+            return;
+        }
+        let (vmm, facts, results) = (Arc::clone(&vm.vmm), vm.facts.clone(), self.baselines_in.clone());
+        tokio::task::spawn_blocking(move || {
+            let _ = results.send((id, baseline::read(&vmm, &facts)));
+        });
+    }
+
+    /// Whether the first picture must wait: what ran before this program is known from its baseline only.
+    pub(super) fn first_baseline_is_missing(&self) -> bool {
+        self.sequence == 0
+            && self.started.elapsed() < FIRST_BASELINE_LIMIT
+            && self.vms.values().any(|vm| vm.baseline_running)
+    }
+
+    pub(super) fn take_baseline(&mut self, id: VmId, result: Result<Baseline, IngestError>) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        vm.baseline_running = false;
+        match result {
+            Ok(baseline) => {
+                for (position, frames) in &baseline.slots {
+                    vm.model.baseline(*position, 0, frames, baseline.taken_ns);
+                }
+            }
+            // Its end is reported by the pidfd.
+            Err(error) if error.is_vmm_gone() => {}
+            Err(error) => self.tell(Some(id), Happened::Problem { what: format!("baseline: {error}") }),
+        }
+        if self.sequence == 0 {
+            self.publish();
+        }
+    }
+}
