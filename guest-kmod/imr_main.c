@@ -128,7 +128,7 @@ static int __init imr_init(void)
 
 	err = imr_start(&imr);
 	if (err == -EBUSY)
-		pr_err("page reporting is taken, most likely by virtio-balloon: switch its free-page-reporting off, or unload virtio_balloon\n");
+		pr_err("page reporting is taken, most likely by virtio-balloon: start the VM with free-page-reporting=off on that device\n");
 	if (err)
 		return err;
 

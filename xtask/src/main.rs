@@ -7,6 +7,7 @@ mod build_ebpf;
 mod build_kmod;
 mod build_user;
 mod cache;
+mod demo;
 mod kernel;
 mod process;
 mod setup;
@@ -44,6 +45,8 @@ enum Command {
     BuildUser,
     /// Run a real KVM host with real guests, nested in QEMU
     Testbed(testbed::Args),
+    /// Show it all: a guest fills and frees memory in waves, and imr-top watches
+    Demo(demo::Args),
     /// Run the test rings: unit, abi, replay, privileged, vm
     Test(test::Args),
     /// Check the rules that no compiler checks
@@ -68,6 +71,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BuildKmod(args) => build_kmod::run(&args)?,
         Command::BuildUser => build_user::run()?,
         Command::Testbed(args) => return testbed::run(args),
+        Command::Demo(args) => return demo::run(&args),
         Command::Test(args) => return test::run(&args),
         Command::Tidy(args) => tidy::run(&args)?,
     }

@@ -93,8 +93,10 @@ impl Correlator {
             self.unmatched.undecodable += 1;
             return None;
         }
-        // An index is used again after its VM has ended; the address tells late events of the old one.
-        let Some(&(_, vm)) = self.vms.get(&event.vm).filter(|(kvm, _)| *kvm == event.kvm) else {
+        // An index is used again after its VM has ended; the address tells late events of the old one. A reset
+        // noticed by its process has no address: one too many does no harm.
+        let is_it = |kvm: u64| kvm == event.kvm || (event.kind == EVENT_RESET && event.kvm == 0);
+        let Some(&(_, vm)) = self.vms.get(&event.vm).filter(|(kvm, _)| is_it(*kvm)) else {
             self.unmatched.unattributed += 1;
             return None;
         };
@@ -135,10 +137,12 @@ mod tests {
             Some(Observation::Called(VmId::new(4), call))
         );
         assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0xa)), Some(Observation::Reset(VmId::new(4))));
+        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0)), Some(Observation::Reset(VmId::new(4))));
+        assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0)), None);
         assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0xb)), None, "the index was used again");
         assert_eq!(correlator.observe(&event(EVENT_CALL, 1, 0xa)), None);
         assert_eq!(correlator.observe(&event(99, 0, 0xa)), None);
-        assert_eq!(correlator.unmatched(), Unmatched { undecodable: 1, unattributed: 2 });
+        assert_eq!(correlator.unmatched(), Unmatched { undecodable: 1, unattributed: 3 });
         correlator.unregister(0);
         assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0xa)), None);
     }

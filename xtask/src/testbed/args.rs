@@ -101,7 +101,7 @@ struct MachineArgs {
     #[arg(long)]
     no_build: bool,
     /// Seconds until L1 counts as hung at boot, and is booted once more
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "S", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=3600))]
     boot_timeout: u64,
     /// Keep every stream, kernel consoles included, as a file in DIR
     #[arg(long, value_name = "DIR")]

@@ -173,7 +173,7 @@ impl Default for Config {
             build: true,
             terminal: Terminal::None,
             timeout: Some(Duration::from_secs(300)),
-            boot_timeout: Duration::from_secs(60),
+            boot_timeout: Duration::from_secs(90),
             logs: None,
         }
     }

@@ -155,30 +155,40 @@ run() {
     want=1
     await "$limit" booted || exit 124
     ended && die "guest $n has ended"
-    for slot in 0 1 2 3 wait; do
-        [ $slot != wait ] || { slot=0; flock 9; break; }
+    for slot in 0 1 2 3 none; do
+        [ $slot = none ] && break
         exec 9>"$dir/agent$slot.lock"
         flock -n 9 && break
     done
-    [ $slot != wait ] || slot=0
+    if [ $slot = none ]; then
+        # All four are busy: queue up for one of them, by chance so that waiters spread.
+        slot=$(($$ % 4))
+        exec 9>"$dir/agent$slot.lock"
+        flock 9
+    fi
     exec 4<>"$dir/agent$slot.out" 5<>"$dir/agent$slot.in"
-    echo "$$ $(echo "$*" | base64 -w0)" >&5
+    echo "$$ $limit $(echo "$*" | base64 -w0)" >&5
     begun=
+    late() { echo "guest: guest $n: not done after $limit s: $asked" >&2; }
+    asked=$*
     start=$(cut -d. -f1 /proc/uptime)
     while :; do
-        if [ "$limit" != 0 ] && [ $(($(cut -d. -f1 /proc/uptime) - start)) -ge "$limit" ]; then
-            echo "guest: guest $n: not done after $limit s: $*" >&2
+        # The agent keeps the limit; this is for a guest that is too busy, or stopped, to do so.
+        if [ "$limit" != 0 ] && [ $(($(cut -d. -f1 /proc/uptime) - start)) -ge $((limit + 10)) ]; then
+            late
             return 124
         fi
         if ! IFS= read -r -t 1 line <&4; then
-            ended && { echo "guest: guest $n ended during: $*" >&2; return 125; }
+            ended && { echo "guest: guest $n ended during: $asked" >&2; return 125; }
             continue
         fi
         case $line in
         "$$|"*) echo "${line#*|}" ;;
         "$$+") begun=1 ;;
-        "$$="*) return "${line#*=}" ;;
-        boot) [ -z "$begun" ] || { echo "guest: guest $n was reset during: $*" >&2; return 125; } ;;
+        "$$="*)
+            [ "${line#*=}" != 124 ] || [ "$limit" = 0 ] || late
+            return "${line#*=}" ;;
+        boot) [ -z "$begun" ] || { echo "guest: guest $n was reset during: $asked" >&2; return 125; } ;;
         esac
     done
 }
@@ -192,6 +202,7 @@ start | stop | up | wait | off | boots | pid | ram | qmp | run | console | outpu
 esac
 limit=0
 if [ "$command" = run ] && [ "$1" = -t ]; then limit=$2; shift 2; fi
+case $limit in '' | *[!0-9]*) die "run: \"$limit\" is not a number of seconds" ;; esac
 n=$1
 case $n in '' | *[!0-9]* | 0*) die "$command: \"$n\" is not a guest's number" ;; esac
 shift
