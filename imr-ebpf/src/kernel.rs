@@ -94,11 +94,17 @@ pub fn argument(ctx: &RawTracePointContext, position: u32) -> Option<u64> {
     let value: u64;
     match position {
         // SAFETY: every tracepoint of KVM that is used has at least one argument.
-        0 => unsafe { asm!("{v} = *(u64 *)({c} + 0)", v = out(reg) value, c = in(reg) args, options(nostack)) },
+        0 => unsafe {
+            asm!("{v} = *(u64 *)({c} + 0)", v = out(reg) value, c = in(reg) args, options(nostack))
+        },
         // SAFETY: the position comes from the tracepoint's own prototype; the verifier bounds the access.
-        1 => unsafe { asm!("{v} = *(u64 *)({c} + 8)", v = out(reg) value, c = in(reg) args, options(nostack)) },
+        1 => unsafe {
+            asm!("{v} = *(u64 *)({c} + 8)", v = out(reg) value, c = in(reg) args, options(nostack))
+        },
         // SAFETY: as above.
-        2 => unsafe { asm!("{v} = *(u64 *)({c} + 16)", v = out(reg) value, c = in(reg) args, options(nostack)) },
+        2 => unsafe {
+            asm!("{v} = *(u64 *)({c} + 16)", v = out(reg) value, c = in(reg) args, options(nostack))
+        },
         _ => return None,
     }
     Some(value)

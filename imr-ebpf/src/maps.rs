@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use imr_common::host_abi::{BlockRecord, MAX_VMS, Totals, VmRecord, VmSlots};
+use imr_common::host_abi::{BlockRecord, MAX_VMS, SlotFact, Totals, VmRecord, VmSlots};
 
 /// Hypercalls, life cycle, slot changes: rare and must not be missed. Bytes.
 const EVENTS_BYTES: u32 = 1 << 20;
@@ -76,3 +76,41 @@ pub static NOTIFYING: LruHashMap<u32, u32> = LruHashMap::with_max_entries(MAX_TH
 /// `tgid << 32 | fd` of the kvm-vm files whose slots are to be walked.
 #[map]
 pub static WALK: HashMap<u64, u32> = HashMap::with_max_entries(MAX_VMS, 0);
+
+/// Where the slot walk is. In a map and not on the stack: see [`crate::probes`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WalkState {
+    pub fact: SlotFact,
+    /// `struct kvm_memslots *`.
+    pub memslots: u64,
+    pub bucket: u64,
+    /// Next `struct hlist_node` of the bucket, zero at its end.
+    pub node: u64,
+    /// Offset of the active set's node in `struct kvm_memory_slot`.
+    pub node_offset: u64,
+    /// Slots written.
+    pub written: u64,
+    /// 1 when something could not be read or written.
+    pub failed: u64,
+}
+
+/// The walk's state; user space runs one walk at a time.
+#[map]
+pub static WALK_STATE: Array<WalkState> = Array::with_max_entries(1, 0);
+
+/// A search for the VM that has a host virtual range. In a map for the same reason.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Search {
+    pub start: u64,
+    pub end: u64,
+    /// The last VM that matched.
+    pub found: u32,
+    /// VMs that matched.
+    pub matches: u32,
+}
+
+/// This CPU's search; its users run with preemption off and do not interrupt each other.
+#[map]
+pub static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);

@@ -12,7 +12,7 @@ use imr_common::host_abi::{
 
 use crate::{
     atomic,
-    maps::{BLOCKS, LIMIT, SLOTS, VMS},
+    maps::{BLOCKS, LIMIT, SEARCH, SLOTS, Search, VMS},
 };
 
 /// log2 of the bytes in a frame.
@@ -109,7 +109,12 @@ pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
             _ => {
                 // SAFETY: `mark_one` matches the callback's prototype and `run` outlives the call.
                 unsafe {
-                    bpf_loop((frames >> BLOCK_ORDER) as u32, mark_one as *mut c_void, (&raw mut run).cast(), 0);
+                    bpf_loop(
+                        (frames >> BLOCK_ORDER) as u32,
+                        mark_one as *mut c_void,
+                        (&raw mut run).cast(),
+                        0,
+                    );
                 }
             }
         }
@@ -177,7 +182,12 @@ pub fn mark_zapped(vm: u32, gfn: u64, level: u32) -> bool {
             _ => {
                 // SAFETY: `zap_one` matches the callback's prototype and `run` outlives the call.
                 unsafe {
-                    bpf_loop((frames >> BLOCK_ORDER) as u32, zap_one as *mut c_void, (&raw mut run).cast(), 0);
+                    bpf_loop(
+                        (frames >> BLOCK_ORDER) as u32,
+                        zap_one as *mut c_void,
+                        (&raw mut run).cast(),
+                        0,
+                    );
                 }
             }
         }
@@ -318,15 +328,6 @@ pub fn unmap(vm: u32, start: u64, end: u64) -> bool {
     reached.hit
 }
 
-/// A search for the VM that has a host virtual range.
-#[repr(C)]
-struct Search {
-    start: u64,
-    end: u64,
-    found: u32,
-    matches: u32,
-}
-
 /// What a search by address gave.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -343,19 +344,32 @@ pub enum Owner {
 pub fn owner_of_hva(start: u64, end: u64) -> Owner {
     let Some(limit) = LIMIT.get(0) else { return Owner::None };
     let limit = if *limit > MAX_VMS { MAX_VMS } else { *limit };
-    let mut search = Search { start, end, found: NO_VM, matches: 0 };
-    // SAFETY: `search_one` matches the callback's prototype and `search` outlives the call.
-    unsafe { bpf_loop(limit, search_one as *mut c_void, (&raw mut search).cast(), 0) };
-    match search.matches {
+    let Some(search) = SEARCH.get_ptr_mut(0) else { return Owner::None };
+    // SAFETY: this CPU's element; see `maps::SEARCH`.
+    let search = unsafe { &mut *search };
+    *search = Search { start, end, found: NO_VM, matches: 0 };
+    // SAFETY: `search_one` matches the callback's prototype and uses no context.
+    unsafe { bpf_loop(limit, search_one as *mut c_void, core::ptr::null_mut(), 0) };
+    // Volatile: the compiler sees nobody who could have changed them.
+    let matches = load32(&raw const search.matches);
+    match matches {
         0 => Owner::None,
-        1 => Owner::One(search.found),
+        1 => Owner::One(load32(&raw const search.found)),
         _ => Owner::Ambiguous,
     }
 }
 
-extern "C" fn search_one(turn: u64, search: *mut c_void) -> i64 {
-    // SAFETY: `owner_of_hva` passes its own `Search`, which is alive while `bpf_loop` runs.
-    let search = unsafe { &mut *search.cast::<Search>() };
+/// One load of a map value that a callback has changed.
+#[inline(always)]
+fn load32(field: *const u32) -> u32 {
+    // SAFETY: a field of a map value that the verifier has seen to be there.
+    unsafe { field.read_volatile() }
+}
+
+extern "C" fn search_one(turn: u64, _context: *mut c_void) -> i64 {
+    let Some(search) = SEARCH.get_ptr_mut(0) else { return 1 };
+    // SAFETY: as in `owner_of_hva`, which does not touch it while `bpf_loop` runs.
+    let search = unsafe { &mut *search };
     let Some(slots) = SLOTS.get(turn as u32) else { return 1 };
     if covers(slots, search.start, search.end) {
         search.found = turn as u32;

@@ -4,11 +4,7 @@
 //! Blocks are cleared at the end: from start to end KVM lets no vCPU map the range again
 //! (virt/kvm/kvm_main.c, mmu_invalidate_in_progress), so a fault that was under way at the start cannot be missed.
 
-use aya_ebpf::{
-    EbpfContext,
-    macros::kprobe,
-    programs::ProbeContext,
-};
+use aya_ebpf::{EbpfContext, macros::kprobe, programs::ProbeContext};
 use imr_common::host_abi::NO_OFFSET;
 
 use crate::{

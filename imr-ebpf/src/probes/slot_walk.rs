@@ -14,7 +14,7 @@ use imr_common::host_abi::{NO_OFFSET, SLOT_WALK_END, SlotFact};
 
 use crate::{
     kernel::{self, layout},
-    maps::WALK,
+    maps::{WALK, WALK_STATE, WalkState},
 };
 
 /// Turns of the walk: one a bucket and one a slot. More slots than this cut the walk short, and the end record says so.
@@ -42,20 +42,10 @@ struct IterTaskFile {
     file: *mut c_void,
 }
 
-/// Where the walk is.
+/// What a turn is given; only read. Its state is in `WALK_STATE`.
 #[repr(C)]
-struct Walk {
+struct Context {
     seq: *mut seq_file,
-    fact: SlotFact,
-    memslots: u64,
-    buckets: u64,
-    bucket: u64,
-    /// Next `struct hlist_node` of the bucket, zero at its end.
-    node: u64,
-    /// Offset of the active set's node in `struct kvm_memory_slot`.
-    node_offset: u64,
-    written: u64,
-    failed: u64,
 }
 
 #[unsafe(no_mangle)]
@@ -83,23 +73,28 @@ fn walk_file(meta: *mut IterMeta, task: u64, fd: u32, file: u64) -> Option<()> {
     if node_offset == NO_OFFSET {
         return None;
     }
-    let mut walk = Walk {
-        // SAFETY: the verifier knows `meta` as a trusted `struct bpf_iter_meta`.
-        seq: unsafe { (*meta).seq },
-        fact: SlotFact { kvm, generation, tgid, fd, ..SlotFact::default() },
-        memslots,
-        buckets: u64::from(layout!(memslots_buckets)),
-        bucket: 0,
-        node: 0,
-        node_offset: u64::from(node_offset) + NODE_BYTES * (active & 1) as u64,
-        written: 0,
-        failed: 0,
-    };
-    // SAFETY: `step` matches the callback's prototype and `walk` outlives the call.
-    unsafe { bpf_loop(MAX_TURNS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    let walk = WALK_STATE.get_ptr_mut(0)?;
+    // SAFETY: the map's only element; user space runs one walk at a time.
+    unsafe {
+        walk.write(WalkState {
+            fact: SlotFact { kvm, generation, tgid, fd, ..SlotFact::default() },
+            memslots,
+            bucket: 0,
+            node: 0,
+            node_offset: u64::from(node_offset) + NODE_BYTES * (active & 1) as u64,
+            written: 0,
+            failed: 0,
+        });
+    }
+    // SAFETY: the verifier knows `meta` as a trusted `struct bpf_iter_meta`.
+    let mut context = Context { seq: unsafe { (*meta).seq } };
+    // SAFETY: `step` matches the callback's prototype and `context` outlives the call.
+    unsafe { bpf_loop(MAX_TURNS, step as *mut c_void, (&raw mut context).cast(), 0) };
 
     let now = kernel::generation_of(kernel::memslots_of(kvm)?)?;
-    let complete = walk.bucket >= walk.buckets && walk.node == 0 && walk.failed == 0;
+    // SAFETY: as above; volatile, because the compiler sees nobody who could have changed it.
+    let walk = unsafe { walk.read_volatile() };
+    let complete = walk.bucket >= u64::from(layout!(memslots_buckets)) && walk.node == 0 && walk.failed == 0;
     let end = SlotFact {
         kvm,
         generation: now,
@@ -110,16 +105,19 @@ fn walk_file(meta: *mut IterMeta, task: u64, fd: u32, file: u64) -> Option<()> {
         fd,
         ..SlotFact::default()
     };
-    write(walk.seq, &end);
+    write(context.seq, &end);
     Some(())
 }
 
 /// One turn: the next slot of the bucket, or the next bucket. Non-zero ends the loop.
-extern "C" fn step(_turn: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `walk_file` passes its own `Walk`, which is alive while `bpf_loop` runs.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
+extern "C" fn step(_turn: u64, context: *mut c_void) -> i64 {
+    // SAFETY: `walk_file` passes its own `Context`, which is alive while `bpf_loop` runs.
+    let seq = unsafe { (*context.cast::<Context>()).seq };
+    let Some(walk) = WALK_STATE.get_ptr_mut(0) else { return 1 };
+    // SAFETY: the map's only element, and `walk_file` does not touch it while `bpf_loop` runs.
+    let walk = unsafe { &mut *walk };
     if walk.node == 0 {
-        if walk.bucket >= walk.buckets {
+        if walk.bucket >= u64::from(layout!(memslots_buckets)) {
             return 1;
         }
         let head = walk.memslots + BUCKET_BYTES * walk.bucket;
@@ -132,7 +130,7 @@ extern "C" fn step(_turn: u64, walk: *mut c_void) -> i64 {
     }
     let slot = walk.node - walk.node_offset;
     let next: Option<u64> = kernel::read(walk.node, 0);
-    if fill(&mut walk.fact, slot).is_some() && write(walk.seq, &walk.fact) {
+    if fill(&mut walk.fact, slot).is_some() && write(seq, &walk.fact) {
         walk.written += 1;
     } else {
         walk.failed = 1;

@@ -37,6 +37,17 @@ pub enum HelloKind {
     RolledBack,
 }
 
+/// A live, proven doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doorbell {
+    /// The offer it names.
+    pub seq: u64,
+    /// The cookie it carries.
+    pub cookie: u64,
+    /// When it was rung, ns of CLOCK_MONOTONIC.
+    pub rung_ns: u64,
+}
+
 /// What became of a doorbell.
 #[derive(Debug)]
 pub enum Claim {
@@ -44,7 +55,8 @@ pub enum Claim {
     Taken(Offer),
     /// The guest had withdrawn it; given back untouched.
     Revoked,
-    /// It was answered before, or is not the guest's newest any more. Nothing was done.
+    /// It was answered before, is not the guest's newest any more, or the next ring must be waited for. Nothing
+    /// was done.
     Settled,
     /// It makes no sense; given back untouched.
     Malformed(OfferError),
@@ -105,6 +117,8 @@ pub struct Session {
     cookie: u64,
     record_gpa: Gpa,
     written: HostFields,
+    /// An offer that a predecessor had claimed and the guest tried to withdraw, and when that was seen.
+    overdue: Option<(u64, u64)>,
 }
 
 impl Session {
@@ -131,7 +145,9 @@ impl Session {
                 }
                 _ => HelloKind::New,
             };
-        let mut session = Self { gpa, cookie, record_gpa: guest.record_gpa, written: found };
+        let mut session = Self { gpa, cookie, record_gpa: guest.record_gpa, written: found, overdue: None };
+        session.overdue =
+            previous.filter(|_| kind == HelloKind::Repeated).and_then(|session| session.overdue);
         session.answer(memory, host)?;
         Ok((session, guest.statistics, kind))
     }
@@ -148,17 +164,18 @@ impl Session {
         self.cookie
     }
 
-    /// Claims offer `seq` on a live doorbell.
+    /// Claims the offer that a live doorbell names. `now_ns` reads CLOCK_MONOTONIC.
     ///
     /// # Errors
     /// [`SessionEnd`]: forget the session and wait for HELLO.
     pub fn claim(
         &mut self,
         memory: &GuestMemory,
-        seq: u64,
-        cookie: u64,
+        doorbell: Doorbell,
         host: HostIdentity,
+        now_ns: impl Fn() -> u64,
     ) -> Result<Claim, SessionEnd> {
+        let Doorbell { seq, cookie, rung_ns } = doorbell;
         let before = GuestFields::read(memory, self.gpa)?;
         if cookie != self.cookie {
             let (gpa, found) = (self.gpa, self.cookie);
@@ -178,6 +195,14 @@ impl Session {
             return Ok(Claim::Settled);
         }
         let redone = self.written.claim_seq == seq;
+        if redone && before.revoke_seq == seq && !self.guest_waits_on(seq, rung_ns) {
+            // A predecessor claimed it and died. Whether the guest's withdrawal came before that claim, and
+            // has won, cannot be seen in the page; but a guest whose withdrawal has won does not ring again.
+            self.overdue.get_or_insert((seq, now_ns()));
+            self.answer(memory, host)?;
+            return Ok(Claim::Settled);
+        }
+        let guest_waits = redone && before.revoke_seq == seq;
         self.answer(memory, host)?;
         self.write(memory, offset_of!(HostHalf, claim_seq), seq)?;
         self.written.claim_seq = seq;
@@ -185,7 +210,7 @@ impl Session {
         // one side sees the other (design: claim, full fence, read revoke).
         fence(Ordering::SeqCst);
         let guest = GuestFields::read(memory, self.gpa)?;
-        if guest.revoke_seq == seq {
+        if guest.revoke_seq == seq && !guest_waits {
             self.abandon(memory, seq)?;
             return Ok(Claim::Revoked);
         }
@@ -196,6 +221,13 @@ impl Session {
                 Ok(Claim::Malformed(error))
             }
         }
+    }
+
+    /// Whether the guest rang for `seq` after its attempt to withdraw it was seen: it found the claim, then,
+    /// and waits for the answer without limit.
+    fn guest_waits_on(&mut self, seq: u64, rung_ns: u64) -> bool {
+        self.overdue = self.overdue.filter(|(overdue, _)| *overdue == seq);
+        self.overdue.is_some_and(|(_, seen_ns)| rung_ns > seen_ns)
     }
 
     /// Answers offer `seq`: one of `RESULT_*` for each range, then `done_seq`.

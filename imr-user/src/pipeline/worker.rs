@@ -15,7 +15,7 @@ use crate::correlate::{Call, CallOp};
 use crate::guest::lock::VmLock;
 use crate::guest::memory::{GuestMemory, MemoryError, RamRange};
 use crate::guest::page::{GuestStatistics, PageError};
-use crate::guest::session::{Claim, HelloKind, HostIdentity, Offer, Session, SessionEnd};
+use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use crate::ingest::tables::Tables;
 use crate::model::ids::{Gfn, Gpa, VmId};
 use crate::model::snapshot::PolicyName;
@@ -142,7 +142,8 @@ impl Worker {
         let identity = self.identity();
         // Without a session there is no page to answer in; the guest says HELLO about once a second then.
         let Some(session) = self.session.as_mut() else { return self.report(Report::Settled) };
-        match session.claim(&self.memory, seq, call.cookie, identity) {
+        let doorbell = Doorbell { seq, cookie: call.cookie, rung_ns: call.time_ns };
+        match session.claim(&self.memory, doorbell, identity, clock::monotonic_ns) {
             Ok(Claim::Taken(offer)) => self.take(&offer, call),
             Ok(Claim::Revoked) => {
                 let why = "the guest had withdrawn it".into();

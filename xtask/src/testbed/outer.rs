@@ -136,7 +136,7 @@ fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd:
     };
     match accelerator {
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]),
     };
     command
         .args([

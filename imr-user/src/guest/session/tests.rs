@@ -70,6 +70,11 @@ impl Guest {
     }
 }
 
+/// Rung at 1000 ns, taken up at 2000 ns.
+fn claim(guest: &Guest, session: &mut Session, seq: u64, cookie: u64) -> Result<Claim, SessionEnd> {
+    session.claim(&guest.memory, Doorbell { seq, cookie, rung_ns: 1000 }, HOST, || 2000)
+}
+
 #[test]
 fn an_offer_is_claimed_answered_and_not_taken_twice() {
     let guest = Guest::new();
@@ -77,13 +82,11 @@ fn an_offer_is_claimed_answered_and_not_taken_twice() {
     assert_eq!(kind, HelloKind::New);
     assert_eq!((guest.host().attach_id, guest.host().heartbeat), (7, 1));
     guest.offer(1);
-    let Claim::Taken(offer) = session.claim(&guest.memory, 1, COOKIE, HOST).unwrap() else {
-        panic!("not taken")
-    };
+    let Claim::Taken(offer) = claim(&guest, &mut session, 1, COOKIE).unwrap() else { panic!("not taken") };
     assert_eq!((offer.ranges.len(), offer.redone, guest.host().claim_seq), (1, false, 1));
     session.finish(&guest.memory, 1, &[RESULT_RECLAIMED]).unwrap();
     assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 0));
-    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST).unwrap(), Claim::Settled));
+    assert!(matches!(claim(&guest, &mut session, 1, COOKIE).unwrap(), Claim::Settled));
     assert_eq!(guest.hello(Some(&session)).unwrap().1, HelloKind::Repeated);
 }
 
@@ -93,7 +96,7 @@ fn a_revoked_offer_is_given_back_untouched() {
     let (mut session, _) = guest.hello(None).unwrap();
     guest.offer(3);
     guest.revoke(3);
-    assert!(matches!(session.claim(&guest.memory, 3, COOKIE, HOST).unwrap(), Claim::Revoked));
+    assert!(matches!(claim(&guest, &mut session, 3, COOKIE).unwrap(), Claim::Revoked));
     assert_eq!((guest.host().abandon_seq, guest.host().done_seq), (3, 0));
 }
 
@@ -102,16 +105,33 @@ fn a_successor_redoes_what_its_predecessor_had_claimed() {
     let guest = Guest::new();
     let (mut first, _) = guest.hello(None).unwrap();
     guest.offer(5);
-    assert!(matches!(first.claim(&guest.memory, 5, COOKIE, HOST).unwrap(), Claim::Taken(_)));
+    assert!(matches!(claim(&guest, &mut first, 5, COOKIE).unwrap(), Claim::Taken(_)));
     // The predecessor dies here: nothing more is said by it.
     let (mut second, kind) = guest.hello(None).unwrap();
     assert_eq!(kind, HelloKind::New);
-    let Claim::Taken(offer) = second.claim(&guest.memory, 5, COOKIE, HOST).unwrap() else {
-        panic!("not taken")
-    };
+    let Claim::Taken(offer) = claim(&guest, &mut second, 5, COOKIE).unwrap() else { panic!("not taken") };
     assert!(offer.redone);
     second.finish(&guest.memory, 5, &[RESULT_KEPT]).unwrap();
     assert_eq!(guest.host().done_seq, 5);
+}
+
+#[test]
+fn a_successor_redoes_a_late_batch_only_when_the_guest_rings_after_its_withdrawal_was_seen() {
+    let guest = Guest::new();
+    let (mut first, _) = guest.hello(None).unwrap();
+    guest.offer(5);
+    assert!(matches!(claim(&guest, &mut first, 5, COOKIE).unwrap(), Claim::Taken(_)));
+    guest.revoke(5);
+    let (mut second, _) = guest.hello(None).unwrap();
+    let ring = |session: &mut Session, rung_ns| {
+        session.claim(&guest.memory, Doorbell { seq: 5, cookie: COOKIE, rung_ns }, HOST, || 2000).unwrap()
+    };
+    assert!(matches!(ring(&mut second, 1000), Claim::Settled), "the guest may have won");
+    assert!(matches!(ring(&mut second, 1999), Claim::Settled), "rung before the withdrawal was seen");
+    assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (0, 0));
+    let (mut second, kind) = guest.hello(Some(&second)).unwrap();
+    assert_eq!(kind, HelloKind::Repeated);
+    assert!(matches!(ring(&mut second, 2001), Claim::Taken(Offer { redone: true, .. })));
 }
 
 #[test]
@@ -120,7 +140,7 @@ fn a_page_that_changed_behind_the_host_ends_the_session() {
     let (mut session, _) = guest.hello(None).unwrap();
     guest.offer(1);
     guest.set(offset_of!(ControlPage, host) + offset_of!(HostHalf, heartbeat), &99_u64.to_le_bytes());
-    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST), Err(SessionEnd::RolledBack)));
+    assert!(matches!(claim(&guest, &mut session, 1, COOKIE), Err(SessionEnd::RolledBack)));
     assert_eq!((guest.host().abandon_seq, guest.host().attach_id), (1, 0));
     assert_eq!(guest.hello(Some(&session)).unwrap().1, HelloKind::RolledBack);
 }
@@ -131,9 +151,9 @@ fn a_page_of_another_module_is_not_written() {
     let (mut session, _) = guest.hello(None).unwrap();
     guest.offer(1);
     let before = guest.host();
-    assert!(session.claim(&guest.memory, 1, COOKIE + 1, HOST).is_err());
+    assert!(claim(&guest, &mut session, 1, COOKIE + 1).is_err());
     guest.set(offset_of!(GuestHalf, magic), &0_u64.to_le_bytes());
-    assert!(session.claim(&guest.memory, 1, COOKIE, HOST).is_err());
+    assert!(claim(&guest, &mut session, 1, COOKIE).is_err());
     assert_eq!(guest.host(), before);
 }
 
@@ -143,9 +163,9 @@ fn nonsense_offers_are_given_back() {
     let (mut session, _) = guest.hello(None).unwrap();
     guest.offer(1);
     guest.set(offset_of!(GuestHalf, offer_count), &2_u32.to_le_bytes());
-    assert!(matches!(session.claim(&guest.memory, 1, COOKIE, HOST).unwrap(), Claim::Malformed(_)));
+    assert!(matches!(claim(&guest, &mut session, 1, COOKIE).unwrap(), Claim::Malformed(_)));
     assert_eq!(guest.host().abandon_seq, 1);
-    assert!(matches!(session.claim(&guest.memory, 2, COOKIE, HOST).unwrap(), Claim::Settled));
+    assert!(matches!(claim(&guest, &mut session, 2, COOKIE).unwrap(), Claim::Settled));
 }
 
 #[test]
