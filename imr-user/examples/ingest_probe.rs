@@ -36,8 +36,9 @@ async fn main() {
     let tables = p.tables().unwrap();
     let mut reg = p.registry().unwrap();
     let mut known = Vec::new();
-    let mut follow =
+    let follow =
         |p: &mut Probes,
+         reg: &mut imr_user::ingest::registry::Registry,
          known: &mut Vec<(u64, imr_user::ingest::registry::Registration, discovery::VmFacts, Vmm)>| {
             let t = Instant::now();
             let files = discovery::kvm_vm_files(None).unwrap();
@@ -88,7 +89,7 @@ async fn main() {
                 known.push((f.kvm, r, f, vmm));
             }
         };
-    follow(&mut p, &mut known);
+    follow(&mut p, &mut reg, &mut known);
     let end = Instant::now() + Duration::from_secs(secs);
     let mut batch = Vec::new();
     let mut tick = tokio::time::interval(Duration::from_millis(1000));
@@ -100,8 +101,8 @@ async fn main() {
             EVENT_CALL => { ncalls += 1; if ncalls < 20 { println!("CALL vm {} args {:x?} t {}", e.vm, e.args, e.time_ns); } }
             EVENT_RESET => { nresets += 1; if nresets < 40 { println!("RESET vm {} gen {} tid {}", e.vm, e.args[0], e.tid); } }
             EVENT_SLOTS_CHANGED => { println!("SLOTS vm {} gen {}", e.vm, e.args[0]);
-                if let Some(k) = known.iter_mut().find(|k| k.1.index() == e.vm) { let f = discovery::walk(&mut p, &[(k.2.pid, k.2.fd)]).unwrap(); if let Some(f) = f.into_iter().next() { k.1 = reg_update(&mut p, &k.1, &f, &tables); k.2 = f; } } }
-            _ => println!("?? {e:?}") } } if seen { follow(&mut p, &mut known); } }
+                if let Some(k) = known.iter_mut().find(|k| k.1.index() == e.vm) { let f = discovery::walk(&mut p, &[(k.2.pid, k.2.fd)]).unwrap(); if let Some(f) = f.into_iter().next() { k.1 = reg.update(&k.1, &f, &tables).unwrap(); k.2 = f; } } }
+            _ => println!("?? {e:?}") } } if seen { follow(&mut p, &mut reg, &mut known); } }
         _ = tick.tick() => { let t = tables.totals(); println!("{t:?}");
             for k in &known { let r = tables.vm(k.1.index()); let mut out = String::new();
                 for (i, s) in k.2.slots.iter().enumerate() { if s.npages < 1024 { continue; } if let Some(b) = k.1.block_base(i) { let n = s.npages / 512; let (mut mapped, mut maps, mut large, mut un) = (0, 0, 0, 0);
@@ -111,12 +112,4 @@ async fn main() {
                 println!("vm{} gone {} faults {} set {} zap {} unm {} long {} hc {} calls {} den {} lim {} rst {} gen {} |{out}", k.1.index(), k.3.has_exited(), r.page_faults, r.sptes_set, r.sptes_zapped, r.unmaps, r.long_unmaps, r.hypercalls, r.calls, r.denied_calls, r.limited_calls, r.reset_generation, r.memslots_generation); } } }
     }
     println!("done calls {ncalls} resets {nresets} undecodable {}", ev.undecodable());
-    fn reg_update(
-        _p: &mut Probes,
-        r: &imr_user::ingest::registry::Registration,
-        _f: &discovery::VmFacts,
-        _t: &imr_user::ingest::tables::Tables,
-    ) -> imr_user::ingest::registry::Registration {
-        r.clone()
-    }
 }

@@ -1,7 +1,9 @@
 # Sourced by the host scripts in this folder (L1 of the testbed, busybox ash). What they need to say one thing
 # a line: imr and its JSON records, the guests' counters, memory that holds a pattern, and `fail`.
+# Where it is not L1 that it runs in, IMR_ROOT says where L1's folders are.
 # A function that may be called in $(...) returns non-zero instead of failing: `x=$(f) || fail ...`.
 set -u
+ROOT=${IMR_ROOT:-}
 IMR_RUN=0
 IMR_LOG=/dev/null
 IMR_PID=
@@ -11,10 +13,10 @@ say() { echo "== $*"; }
 # fail WHY: ends the test, with the last records of each imr and of the guests' consoles.
 fail() {
     echo "FAIL: $*"
-    for log in /tmp/imr.*; do
+    for log in "$ROOT"/tmp/imr.*; do
         [ -e "$log" ] && { echo "--- $log"; tail -n 25 "$log"; }
     done
-    for dir in /run/imr/guest[0-9]*; do
+    for dir in "$ROOT"/run/imr/guest[0-9]*; do
         [ -d "$dir" ] && { echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"; }
     done
     exit 1
@@ -41,9 +43,9 @@ await() {
 # imr_start [ARGS]: `imr run` with a log of its own; returns when its probes are attached.
 imr_start() {
     IMR_RUN=$((IMR_RUN + 1))
-    IMR_LOG=/tmp/imr.$IMR_RUN.json
+    IMR_LOG=$ROOT/tmp/imr.$IMR_RUN.json
     : >"$IMR_LOG"
-    imr run --json "$@" >"$IMR_LOG" 2>"/tmp/imr.$IMR_RUN.err" &
+    imr run --json "$@" >"$IMR_LOG" 2>"$ROOT/tmp/imr.$IMR_RUN.err" &
     IMR_PID=$!
     event 30 event=ready >/dev/null || fail "imr did not get ready"
 }
@@ -114,10 +116,10 @@ resident_kib() { echo $(($(stat -L -c %b "$(guest ram "$1")") / 2)); }
 
 # field_of_vm N FIELD: a field of guest N in `imr vms --json`.
 field_of_vm() {
-    imr vms --json >/tmp/vms.json || return 1
+    imr vms --json >"$ROOT/tmp/vms.json" || return 1
     index=0
-    while name=$(imr-testtool json get --file /tmp/vms.json --field "vms.$index.name"); do
-        [ "$name" = "guest$1" ] && { imr-testtool json get --file /tmp/vms.json --field "vms.$index.$2"; return; }
+    while name=$(imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.name"); do
+        [ "$name" = "guest$1" ] && { imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.$2"; return; }
         index=$((index + 1))
     done
     return 1

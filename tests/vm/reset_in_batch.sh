@@ -29,8 +29,8 @@ need "the batch was given back" "$(count event=abandoned "seq=$hit")" -eq 1
 mark
 module 1
 attached 1
-event 40 event=done >/dev/null || fail "the new boot is not served"
 release 1 pattern
+event 40 event=done >/dev/null || fail "the new boot is not served"
 result=$(guest run -t 60 1 imr-testtool churn --mib auto --rounds 2) || fail "churn: $result"
 echo "$result"
 imr_stop

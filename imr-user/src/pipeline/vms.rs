@@ -1,5 +1,6 @@
 //! One followed VM in the pipeline: its process, its slots, its place in the shared tables, its worker.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -12,7 +13,7 @@ use crate::correlate::Call;
 use crate::guest::lock::{LockError, VmLock};
 use crate::guest::memory::{GuestMemory, RamRange};
 use crate::ingest::IngestError;
-use crate::ingest::discovery::VmFacts as FoundVm;
+use crate::ingest::discovery::{FoundSlot, VmFacts as FoundVm};
 use crate::ingest::registry::Registration;
 use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
@@ -21,6 +22,9 @@ use crate::model::ids::{Gfn, Hva, VmId};
 use crate::model::snapshot::{PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockReading, SlotDescription, VmModel};
 use crate::reclaim::guards::{self, SlotFacts, VmFacts};
+
+/// Frames from 3 to 4 GiB.
+const PCI_HOLE_GFNS: Range<u64> = 0xc_0000..0x10_0000;
 
 /// Jobs that may wait for one worker. More are dropped and counted: the guest rings again.
 const JOBS: usize = 256;
@@ -123,7 +127,7 @@ impl FollowedVm {
                     base_gfn: Gfn::new(slot.base_gfn),
                     npages: slot.npages,
                     readonly: slot.is_readonly(),
-                    followed: self.registration.block_base(position).is_some(),
+                    followed: self.registration.block_base(position).is_some() && is_ram(slot),
                     segments,
                 })
                 .collect(),
@@ -241,6 +245,12 @@ impl FollowedVm {
             None => BlockReading::default(),
         });
     }
+}
+
+/// Whether a slot is the guest's RAM, and not ROM or a device's. RAM below 4 GiB begins at its bottom on every
+/// x86 machine type; a slot that begins in the 32-bit PCI hole is a device's (a display's, mostly).
+fn is_ram(slot: &FoundSlot) -> bool {
+    !slot.is_readonly() && !PCI_HOLE_GFNS.contains(&slot.base_gfn)
 }
 
 fn describe_backing(segments: &[Segment]) -> String {

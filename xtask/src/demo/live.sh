@@ -1,4 +1,4 @@
-# The demo on a terminal: runs in the testbed's L1, on the user's terminal. q ends it.
+# The demo on a terminal: runs in the testbed's L1, or on the machine itself, on the user's terminal. q ends it.
 echo "imr-top starts; the guest boots meanwhile. Enter opens the VM, ? shows the keys, q ends the demo."
 imr-top
 status=$?

@@ -1,11 +1,11 @@
-# The demo without a terminal: runs in the testbed's L1. A guest fills and frees memory in waves while imr answers
+# The demo without a terminal: runs in the testbed's L1, or on the machine itself. A guest fills and frees memory in waves while imr answers
 # its offers; what that does to the host's memory is told by the blocks of the file behind the guest's RAM.
 # The last line, after "RESULT", is for the program that runs this.
-. /root/lib.sh
+. "${IMR_ROOT:-}/root/lib.sh"
 
 mib() { echo $(($1 / 1024)); }
 
-say "the KVM host is up; imr attaches its probes"
+say "imr attaches its probes"
 imr_start
 guest up 1 || fail "the guest did not boot"
 attached 1

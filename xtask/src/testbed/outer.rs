@@ -123,8 +123,11 @@ pub(super) fn start(
 }
 
 fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd: &Path) -> Result<Command> {
-    let qemu =
-        process::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is not on this machine")?;
+    let qemu = match std::env::var_os("IMR_OUTER_QEMU") {
+        Some(path) => path.into(),
+        None => process::find_program("qemu-system-x86_64")
+            .context("qemu-system-x86_64 is not on this machine")?,
+    };
     // The kernel ends QEMU for us should we be killed ourselves.
     let mut command = match process::find_program("setpriv") {
         Some(setpriv) => {
@@ -136,7 +139,7 @@ fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd:
     };
     match accelerator {
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"]),
+        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
     };
     command
         .args([

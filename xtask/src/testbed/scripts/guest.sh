@@ -52,8 +52,8 @@ greeted() { [ -e "$dir/ready" ] || ended; }
 
 memory_backend() {
     case $GUEST_RAM in
-    thp) echo "memory-backend-file,id=ram,size=${GUEST_MEM}M,mem-path=/run/imr/thp/guest$n.ram,align=2M,share=on" ;;
-    hugetlb) echo "memory-backend-file,id=ram,size=${GUEST_MEM}M,mem-path=/run/imr/hugetlb/guest$n.ram,share=on" ;;
+    thp) echo "memory-backend-file,id=ram,size=${GUEST_MEM}M,mem-path=$root/run/imr/thp/guest$n.ram,align=2M,share=on" ;;
+    hugetlb) echo "memory-backend-file,id=ram,size=${GUEST_MEM}M,mem-path=$root/run/imr/hugetlb/guest$n.ram,share=on" ;;
     memfd) echo "memory-backend-memfd,id=ram,size=${GUEST_MEM}M,share=on" ;;
     anon) echo "memory-backend-ram,id=ram,size=${GUEST_MEM}M" ;;
     *) die "GUEST_RAM is $GUEST_RAM; it must be thp, memfd, hugetlb or anon" ;;
@@ -81,7 +81,7 @@ monitor() {
         script) echo "$value" >"$dir/status.new"; mv "$dir/status.new" "$dir/status" ;;
         off) echo "$value" >"$dir/off.new"; mv "$dir/off.new" "$dir/off" ;;
         esac
-        echo "guest $n $event $value" 1<>/run/imr/events
+        echo "guest $n $event $value" 1<>"$root/run/imr/events"
         for waiter in "$dir"/waiters/*; do
             [ -p "$waiter" ] && echo 1<>"$waiter"
         done
@@ -89,7 +89,7 @@ monitor() {
     done
     # What the reader of qmp.out was waiting for will not come.
     echo >&4
-    rm -f "/run/imr/thp/guest$n.ram" "/run/imr/hugetlb/guest$n.ram"
+    rm -f "$root/run/imr/thp/guest$n.ram" "$root/run/imr/hugetlb/guest$n.ram"
 }
 
 start() {
@@ -105,7 +105,7 @@ start() {
     set -- qemu-system-x86_64 -name "guest$n,process=guest$n" -accel kvm -cpu "$(cpu_model)" \
         -machine pc,memory-backend=ram,usb=off -smp "$GUEST_CPUS" -m "${GUEST_MEM}M" -object "$backend" \
         -nodefaults -no-user-config -display none \
-        -kernel /imr/guest/vmlinuz -initrd /imr/guest/initrd \
+        -kernel "$root/imr/guest/vmlinuz" -initrd "$root/imr/guest/initrd" \
         -append "console=ttyS0 quiet loglevel=4 mitigations=off panic=0 $GUEST_CMDLINE $GUEST_APPEND imr.guest=$n" \
         -chardev "file,id=console,path=$(port "console$n"),logfile=$dir/console" -serial chardev:console \
         -chardev "pipe,id=qmp,path=$dir/qmp" -mon chardev=qmp,mode=control \
@@ -206,8 +206,10 @@ case $limit in '' | *[!0-9]*) die "run: \"$limit\" is not a number of seconds" ;
 n=$1
 case $n in '' | *[!0-9]* | 0*) die "$command: \"$n\" is not a guest's number" ;; esac
 shift
-. /etc/imr/config
-dir=/run/imr/guest$n
+# Set where the guests run on a machine that is not L1: its folders lie there.
+root=${IMR_ROOT:-}
+. "$root/etc/imr/config"
+dir=$root/run/imr/guest$n
 [ "$command" = start ] || [ -d "$dir" ] || die "guest $n was not started"
 case $command in
 start) start "$@" ;;
@@ -230,8 +232,8 @@ boots) boots ;;
 pid) cat "$dir/pid" ;;
 ram)
     case $(cat "$dir/backing") in
-    thp) echo "/run/imr/thp/guest$n.ram" ;;
-    hugetlb) echo "/run/imr/hugetlb/guest$n.ram" ;;
+    thp) echo "$root/run/imr/thp/guest$n.ram" ;;
+    hugetlb) echo "$root/run/imr/hugetlb/guest$n.ram" ;;
     memfd)
         for fd in "/proc/$(cat "$dir/pid")/fd"/*; do
             case $(readlink "$fd") in */memfd:memory-backend-memfd*) echo "$fd"; exit 0 ;; esac

@@ -42,6 +42,8 @@ mkdir -p /run/imr/thp /run/imr/hugetlb
 mount -t tmpfs -o huge=always,size=100% tmpfs /run/imr/thp
 mount -t hugetlbfs hugetlbfs /run/imr/hugetlb
 mkfifo /run/imr/events
+# Held open: what is written to a FIFO that nobody else has open (cat may not be that far) is gone.
+exec 8<>/run/imr/events
 # A virtio port has one opener; everybody else writes to the FIFO. The other way come the terminal's sizes.
 exec 7<>/dev/virtio-ports/imr.events
 cat <>/run/imr/events >&7 &
