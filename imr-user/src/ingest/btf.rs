@@ -230,3 +230,6 @@ impl KernelBtf {
 pub fn is_available() -> bool {
     Path::new(VMLINUX).exists()
 }
+
+#[cfg(test)]
+mod tests;

@@ -345,3 +345,6 @@ fn one_line(error: &ProgramError) -> String {
 fn is_statistics(line: &str) -> bool {
     ["processed ", "verification time ", "stack depth "].iter().any(|start| line.starts_with(start))
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,6 +196,13 @@ impl Vmm {
         self.has_file(|link| link.contains("[kvm-gmem]") || link.contains("[guest_memfd]"))
     }
 
+    /// Whether a userfaultfd is open: somebody else may be filling the memory in (postcopy migration, snapshots).
+    /// What cannot be read counts as yes.
+    #[must_use]
+    pub fn has_userfaultfd(&self) -> bool {
+        self.has_file(|link| link == "anon_inode:[userfaultfd]")
+    }
+
     /// Whether descriptor `fd` of the process still is a KVM VM.
     #[must_use]
     pub fn has_vm_file(&self, fd: u32) -> bool {
@@ -367,7 +374,7 @@ mod tests {
         let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
         assert!(!vmm.has_exited());
         assert!(vmm.start_ticks() > 0 && !vmm.name().is_empty());
-        assert!(!vmm.has_vfio() && !vmm.has_guest_memfd());
+        assert!(!vmm.has_vfio() && !vmm.has_guest_memfd() && !vmm.has_vm_file(0));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::worker::Report;
 use super::{Config, PipelineError, clock};
 use crate::correlate::{Call, Correlator, Observation};
 use crate::guest::lock::LockError;
+use crate::guest::session::HelloKind;
 use crate::ingest::IngestError;
 use crate::ingest::events::Events;
 use crate::ingest::host;
@@ -184,7 +185,10 @@ impl Engine {
                 Some((vm, result)) = self.baselines.recv() => self.take_baseline(vm, result),
                 _ = slots.tick() => self.follow_slot_changes(),
                 _ = baseline.tick() => self.start_baselines(),
-                _ = tick.tick() => self.publish(),
+                _ = tick.tick() => {
+                    self.events.flush_log();
+                    self.publish();
+                }
             }
         }
         self.finish();
@@ -260,6 +264,11 @@ impl Engine {
             // What is known of the VMM's mappings is out of date.
             vm.mappings_changed |= done.outcome.mapping_stale();
             vm.dirty |= vm.mappings_changed;
+        }
+        if let Report::Hello { kind: HelloKind::New | HelloKind::RolledBack, .. } = &report {
+            // The VMM may have moved, locked or registered memory since it was looked at last.
+            vm.mappings_changed = true;
+            vm.dirty = true;
         }
         if let Some(happened) = reports::apply(vm, &mut self.log, report) {
             self.tell(Some(id), happened);

@@ -34,11 +34,13 @@ const JOBS: usize = 256;
 pub(super) struct Hazards {
     vfio: bool,
     guest_memfd: bool,
+    /// Which mappings it is about is in their flags, read again when this changes.
+    userfaultfd: bool,
 }
 
 impl Hazards {
     pub(super) fn of(vmm: &Vmm) -> Self {
-        Self { vfio: vmm.has_vfio(), guest_memfd: vmm.has_guest_memfd() }
+        Self { vfio: vmm.has_vfio(), guest_memfd: vmm.has_guest_memfd(), userfaultfd: vmm.has_userfaultfd() }
     }
 }
 

@@ -4,7 +4,9 @@
 //! as a text that ends with one JSON line, and 0 only when memory came back and the guest's check passed.
 //! Must not need anything but `cargo xtask`: it builds and sets up what is missing.
 
-use std::io::{IsTerminal as _, stdin, stdout};
+mod on_machine;
+
+use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,8 +16,7 @@ use serde::Serialize;
 
 use crate::testbed::config::{Config, Script, Terminal};
 use crate::testbed::files::FileMapping;
-use crate::testbed::outcome::Outcome;
-use crate::testbed::relay::{Line, Source};
+use crate::testbed::relay::Source;
 use crate::testbed::run_session;
 use crate::{build_user, cache};
 
@@ -57,32 +58,55 @@ struct Summary {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
     let live = !args.headless && stdin().is_terminal() && stdout().is_terminal();
-    eprintln!(
-        "demo: building imr, the guest's module and its tools; then a KVM host boots in QEMU, a guest in it"
-    );
+    let on_machine = on_machine::possible();
+    let place = if on_machine { "on this machine" } else { "in a KVM host that runs in QEMU" };
+    eprintln!("demo: building imr, the guest's module and its tools; then a guest boots {place}");
     let tools = build_user::static_tools()?;
     let config = config(live, &tools);
-    let outcome = run_session(&config, &mut show)?;
+    let mut result = None;
+    let status = if on_machine {
+        on_machine::run(&config, live, &mut |line| show("", line, &mut result))?
+    } else {
+        in_testbed(&config, &mut result)?
+    };
     let took = started.elapsed().as_secs_f64();
     if live {
-        return Ok(ExitCode::from(outcome.exit_code()));
+        return Ok(ExitCode::from(u8::try_from(status).unwrap_or(FAILED)));
     }
-    if !outcome.success() {
-        explain(&outcome);
-    }
-    let mut host = outcome.lines.iter().filter(|line| line.source == Source::Host);
-    let Some(summary) = host.find_map(|line| line.text.strip_prefix(RESULT)) else {
-        bail!("the demo did not come to its end ({took:.0} s)");
-    };
-    let summary = parse(summary).with_context(|| format!("the demo's numbers: {summary:?}"))?;
+    let Some(result) = result else { bail!("the demo did not come to its end ({took:.0} s)") };
+    let summary = parse(&result).with_context(|| format!("the demo's numbers: {result:?}"))?;
     let verdict = judge(&summary);
     match &verdict {
         Ok(()) => eprintln!("demo: the memory came back and the guest's check passed ({took:.0} s)"),
         Err(why) => eprintln!("demo: FAILED: {why}"),
     }
     println!("{}", serde_json::to_string(&summary)?);
-    let good = verdict.is_ok() && outcome.success();
+    let good = verdict.is_ok() && status == 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Runs the host script of `config` in the testbed's L1. Returns its status.
+fn in_testbed(config: &Config, result: &mut Option<String>) -> Result<i32> {
+    let outcome = run_session(config, &mut |line| match line.source {
+        Source::Testbed => eprintln!("{line}"),
+        Source::Host | Source::Guest(_) => show(&format!("{}|", line.source), &line.text, result),
+    })?;
+    if !outcome.success() {
+        if let Some(problem) = &outcome.problem {
+            eprintln!("demo: {problem}");
+        }
+        eprint!("{}", outcome.last_words());
+    }
+    Ok(i32::from(outcome.exit_code()))
+}
+
+/// Shows a line of the story, or keeps its numbers: they come as JSON at the end.
+fn show(source: &str, line: &str, result: &mut Option<String>) {
+    match line.strip_prefix(RESULT) {
+        Some(numbers) => *result = Some(numbers.to_owned()),
+        // Nobody may be reading; the result is what counts.
+        None => drop(writeln!(stdout(), "{source}{line}")),
+    }
 }
 
 fn config(live: bool, tools: &Path) -> Config {
@@ -98,22 +122,6 @@ fn config(live: bool, tools: &Path) -> Config {
         timeout: (!live).then_some(TIMEOUT),
         ..Config::default()
     }
-}
-
-/// Shows a line of the story; its numbers come as JSON at the end.
-fn show(line: &Line) {
-    match line.source {
-        Source::Testbed => eprintln!("{line}"),
-        Source::Host | Source::Guest(_) if line.text.starts_with(RESULT) => {}
-        Source::Host | Source::Guest(_) => println!("{line}"),
-    }
-}
-
-fn explain(outcome: &Outcome) {
-    if let Some(problem) = &outcome.problem {
-        eprintln!("demo: {problem}");
-    }
-    eprint!("{}", outcome.last_words());
 }
 
 /// Reads `name=value` words.

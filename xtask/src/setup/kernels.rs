@@ -23,8 +23,6 @@ pub(crate) struct KernelFiles {
     pub(crate) vmlinuz: PathBuf,
     /// Its folder of modules, `.../lib/modules/<release>`, with `modules.dep`.
     pub(crate) modules: PathBuf,
-    /// The folder for `make -C`.
-    pub(crate) headers: PathBuf,
 }
 
 /// The release and the folder for `make -C` of the headers of `line`, where they are in the cache.
@@ -37,7 +35,7 @@ pub(crate) fn headers(line: KernelLine) -> Option<(String, PathBuf)> {
 
 /// Headers and image of `line`, where both are in the cache.
 pub(crate) fn kernel_files(line: KernelLine) -> Option<KernelFiles> {
-    let (release, headers) = headers(line)?;
+    let (release, _) = headers(line)?;
     let image = root(line).ok()?.join(&release).join("image");
     let vmlinuz = image.join("boot").join(format!("vmlinuz-{release}"));
     let modules = modules_dir(&image, &release)?;
@@ -45,7 +43,6 @@ pub(crate) fn kernel_files(line: KernelLine) -> Option<KernelFiles> {
         release,
         vmlinuz,
         modules,
-        headers,
     })
 }
 

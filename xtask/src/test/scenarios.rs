@@ -83,7 +83,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "shadow_boot_and_free",
         script: "boot_and_free.sh",
-        machine: || Machine { mmu: HostMmu::Shadow, ..Machine::default() },
+        // Under emulation nothing else runs on shadow page tables (testbed/emulator.rs).
+        machine: || Machine {
+            mmu: HostMmu::Shadow,
+            kernels: (KernelLine::V6_1, KernelLine::V6_1),
+            ..Machine::default()
+        },
     },
     Scenario { name: "churn", script: "churn.sh", machine: Machine::default },
     Scenario {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{ArgAction, Subcommand};
 
 use super::config::{Config, GuestRam, HostMmu, Mib, Script, Terminal};
+use super::emulator::Accelerator;
 use super::files::FileMapping;
 use crate::kernel::KernelLine;
 
@@ -52,12 +53,12 @@ struct ShellArgs {
 
 #[derive(Debug, clap::Args)]
 struct MachineArgs {
-    /// Kernel of L1: 6.1 or 6.12
-    #[arg(long, value_name = "LINE", default_value = "6.12")]
-    host_kernel: KernelLine,
-    /// Kernel of the guests: 6.1 or 6.12
-    #[arg(long, value_name = "LINE", default_value = "6.12")]
-    guest_kernel: KernelLine,
+    /// Kernel of L1: 6.1 or 6.12 [default: 6.12; with --host-mmu shadow 6.1]
+    #[arg(long, value_name = "LINE")]
+    host_kernel: Option<KernelLine>,
+    /// Kernel of the guests: 6.1 or 6.12 [default: 6.12; with --host-mmu shadow 6.1]
+    #[arg(long, value_name = "LINE")]
+    guest_kernel: Option<KernelLine>,
     /// Number of guests
     #[arg(long, value_name = "N", default_value_t = 1)]
     guests: u32,
@@ -134,6 +135,7 @@ impl Args {
             },
         };
         config.check()?;
+        Accelerator::of_this_machine().check(&config)?;
         if !config.autostart && config.host_script.is_none() {
             return Err(
                 "with --no-autostart it is the host script that starts the guests: give --host-script"
@@ -146,9 +148,14 @@ impl Args {
 
 impl MachineArgs {
     fn config(self) -> Config {
+        // Under emulation nothing else works on shadow page tables (see emulator.rs).
+        let usual = match self.host_mmu {
+            HostMmu::Npt => KernelLine::V6_12,
+            HostMmu::Shadow => KernelLine::V6_1,
+        };
         Config {
-            host_kernel: self.host_kernel,
-            guest_kernel: self.guest_kernel,
+            host_kernel: self.host_kernel.unwrap_or(usual),
+            guest_kernel: self.guest_kernel.unwrap_or(usual),
             guests: self.guests,
             guest_mem: self.guest_mem,
             guest_cpus: self.guest_cpus,
@@ -201,11 +208,11 @@ mod tests {
     #[test]
     fn every_flag_reaches_the_configuration() {
         let config = parse(
-            "run --host-kernel 6.1 --guest-kernel 6.12 --guests 2 --guest-mem 1G --guest-cpus 2 --guest-ram memfd \
+            "run --host-kernel 6.1 --guest-kernel 6.1 --guests 2 --guest-mem 1G --guest-cpus 2 --guest-ram memfd \
              --host-mmu shadow --host-script /dev/null --guest-file /bin/sh:/opt/sh --timeout 9 --no-autostart",
         )
         .unwrap();
-        assert_eq!((config.host_kernel, config.guest_kernel), (KernelLine::V6_1, KernelLine::V6_12));
+        assert_eq!((config.host_kernel, config.guest_kernel), (KernelLine::V6_1, KernelLine::V6_1));
         assert_eq!((config.guests, config.guest_mem, config.guest_cpus), (2, Mib(1024), 2));
         assert_eq!((config.guest_ram, config.host_mmu), (GuestRam::Memfd, HostMmu::Shadow));
         assert_eq!(config.guest_files[0].destination, "/opt/sh");

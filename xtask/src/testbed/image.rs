@@ -47,7 +47,8 @@ const LOCALE: &str = "/usr/lib/locale/C.utf8";
 
 const PORTS: &[u8] = include_bytes!("scripts/ports.sh");
 const HOST_INIT: &[u8] = include_bytes!("scripts/l1-init.sh");
-const GUEST_COMMAND: &[u8] = include_bytes!("scripts/guest.sh");
+/// The command `guest`, a shell script.
+pub(super) const GUEST_COMMAND: &[u8] = include_bytes!("scripts/guest.sh");
 const GUEST_INIT: &[u8] = include_bytes!("scripts/l2-init.sh");
 const GUEST_AGENT: &[u8] = include_bytes!("scripts/l2-agent.sh");
 
@@ -102,7 +103,8 @@ pub(super) fn write_initrd(
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn guest_initrd(config: &Config, kernel: &KernelFiles, payload: &Payload) -> Result<Vec<u8>> {
+/// The guests' file system.
+pub(super) fn guest_initrd(config: &Config, kernel: &KernelFiles, payload: &Payload) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     skeleton(&mut archive)?;
     modules::add(&mut archive, kernel, &VIRTIO, &ON_DEMAND, &|_| String::new())?;
@@ -238,7 +240,8 @@ fn skeleton(archive: &mut Archive) -> Result<()> {
 }
 
 /// The static one that setup looks for; another on PATH would do as well.
-fn busybox() -> Result<PathBuf> {
+/// This machine's static busybox.
+pub(super) fn busybox() -> Result<PathBuf> {
     let debians = PathBuf::from("/bin/busybox");
     if debians.is_file() {
         return Ok(debians);
@@ -276,6 +279,14 @@ fn host_config(config: &Config, ports: &[String], terminal: &TerminalShape) -> S
     ] {
         let _ = writeln!(text, "export {name}={}", quoted(&value));
     }
+    text.push_str(&guests_config(config));
+    text
+}
+
+/// The shell variables that say what a guest is made of; the environment overrides them.
+pub(super) fn guests_config(config: &Config) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
     for (name, value) in [
         ("GUEST_MEM", config.guest_mem.0.to_string()),
         ("GUEST_CPUS", config.guest_cpus.to_string()),

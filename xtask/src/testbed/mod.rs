@@ -5,8 +5,10 @@
 //! KVM host of the guests, L2. Must not leave anything behind: process, file or terminal mode.
 
 mod args;
+pub(crate) mod bare;
 pub(crate) mod config;
 mod cpio;
+mod emulator;
 mod events;
 pub(crate) mod files;
 mod image;

@@ -3,7 +3,6 @@
 //! In: the configuration and L1's initrd. Out: a running process that dies with us, and our ends of the streams.
 //! Must not interpret what comes over the streams.
 
-use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,6 +16,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::config::{Config, Terminal};
+use super::emulator::Emulator;
 use super::image::Kernels;
 use super::relay::Channel;
 use crate::process;
@@ -58,48 +58,9 @@ pub(super) fn port_names(config: &Config) -> Vec<String> {
     channels(config).iter().filter_map(Channel::port).collect()
 }
 
-/// How fast L1 will be: with the machine's own virtualisation, or emulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accelerator {
-    /// /dev/kvm and a CPU with SVM or VMX.
-    Kvm,
-    /// QEMU's emulator.
-    Tcg,
-}
-
-impl Accelerator {
-    /// What this machine has. A /dev/kvm alone says nothing: there are backends that need neither SVM nor
-    /// VMX and run an ordinary kernel slower than the emulator does.
-    pub(super) fn of_this_machine() -> Self {
-        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let kvm = rustix::fs::access("/dev/kvm", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK);
-        if kvm.is_ok() && has_virtualisation(&info) { Self::Kvm } else { Self::Tcg }
-    }
-
-    /// As messages name it.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Kvm => "KVM",
-            Self::Tcg => "TCG",
-        }
-    }
-}
-
-fn has_virtualisation(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx"))
-}
-
 /// Starts L1.
-pub(super) fn start(
-    config: &Config,
-    accelerator: Accelerator,
-    kernels: &Kernels,
-    initrd: &Path,
-) -> Result<Outer> {
-    let mut command = command(config, accelerator, kernels, initrd)?;
+pub(super) fn start(config: &Config, emulator: &Emulator, kernels: &Kernels, initrd: &Path) -> Result<Outer> {
+    let mut command = command(config, emulator, kernels, initrd);
     let _one_at_a_time = INHERITANCE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut streams = Vec::new();
     let mut theirs: Vec<OwnedFd> = Vec::new();
@@ -122,25 +83,8 @@ pub(super) fn start(
     Ok(Outer { qemu: Qemu { child }, streams })
 }
 
-fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd: &Path) -> Result<Command> {
-    let qemu = match std::env::var_os("IMR_OUTER_QEMU") {
-        Some(path) => path.into(),
-        None => process::find_program("qemu-system-x86_64")
-            .context("qemu-system-x86_64 is not on this machine")?,
-    };
-    // The kernel ends QEMU for us should we be killed ourselves.
-    let mut command = match process::find_program("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(qemu);
-            command
-        }
-        None => Command::new(qemu),
-    };
-    match accelerator {
-        Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
-    };
+fn command(config: &Config, emulator: &Emulator, kernels: &Kernels, initrd: &Path) -> Command {
+    let mut command = emulator.command();
     command
         .args([
             "-name",
@@ -172,7 +116,7 @@ fn command(config: &Config, accelerator: Accelerator, kernels: &Kernels, initrd:
             command.args(["-chardev", "stdio,id=tty,signal=off", "-device", "virtconsole,chardev=tty"])
         }
     };
-    Ok(command)
+    command
 }
 
 fn kernel_arguments(config: &Config) -> String {
@@ -235,13 +179,6 @@ impl Drop for Qemu {
 mod tests {
     use super::super::config::{GuestRam, Mib};
     use super::*;
-
-    #[test]
-    fn a_flag_has_to_be_a_whole_word() {
-        assert!(has_virtualisation("processor: 0\nflags\t\t: fpu svm npt\n"));
-        assert!(has_virtualisation("flags\t\t: vmx\n"));
-        assert!(!has_virtualisation("flags\t\t: fpu svm_lock vmxnet\nmodel name: svm\n"));
-    }
 
     #[test]
     fn the_kernel_is_told_what_to_reserve() {

@@ -12,10 +12,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::config::{Config, Terminal};
+use super::emulator::{Accelerator, Emulator};
 use super::image::{self, Kernels};
 use super::logs::Logs;
 use super::outcome::{Outcome, Problem};
-use super::outer::{self, Accelerator};
+use super::outer;
 use super::relay::{self, Channel, Line, Message, Source};
 use super::rundir::RunDir;
 use super::signals::Signals;
@@ -35,7 +36,9 @@ const QUEUE: usize = 1024;
 /// goes wrong from the boot on is in the outcome.
 pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Outcome> {
     config.check().map_err(anyhow::Error::msg)?;
+    Accelerator::of_this_machine().check(config).map_err(anyhow::Error::msg)?;
     setup::ensure(&[Need::Testbed])?;
+    let emulator = Emulator::choose(config)?;
     let payload = payload::gather(config)?;
     let kernels =
         Kernels { host: setup::kernel(config.host_kernel)?, guest: setup::kernel(config.guest_kernel)? };
@@ -51,7 +54,7 @@ pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Out
         config,
         kernels: &kernels,
         initrd: &initrd,
-        accelerator: Accelerator::of_this_machine(),
+        emulator: &emulator,
         queue,
         messages,
         begun: Instant::now(),
@@ -78,7 +81,7 @@ struct Session<'a> {
     config: &'a Config,
     kernels: &'a Kernels,
     initrd: &'a Path,
-    accelerator: Accelerator,
+    emulator: &'a Emulator,
     queue: SyncSender<Message>,
     messages: Receiver<Message>,
     begun: Instant,
@@ -121,7 +124,7 @@ impl Session<'_> {
 
     fn boot(&mut self) -> Result<Boot> {
         let started = Instant::now();
-        let outer = outer::start(self.config, self.accelerator, self.kernels, self.initrd)?;
+        let outer = outer::start(self.config, self.emulator, self.kernels, self.initrd)?;
         let mut qemu = outer.qemu;
         let mut open = outer.streams.len();
         let mut events = None;
@@ -245,7 +248,7 @@ impl Session<'_> {
                 let took = started.elapsed();
                 self.outcome.host_up = Some(took);
                 let kernel = &self.kernels.host.release;
-                let accelerator = self.accelerator.as_str();
+                let accelerator = self.emulator.accelerator().as_str();
                 self.note(&format!("L1 is up: {kernel} under {accelerator}, {:.1} s", took.as_secs_f64()));
             }
             Event::GuestUp(n) => {

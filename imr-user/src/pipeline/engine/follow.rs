@@ -137,9 +137,9 @@ impl Engine {
         let ids: Vec<VmId> = self.vms.keys().copied().collect();
         for id in ids {
             self.start_baseline(id);
-            // Guards can change without a change of slots: a device is assigned, memory is locked.
+            // What is found to have changed is read again with the slots; a VM that was closed is let go there.
             if let Some(vm) = self.vms.get_mut(&id) {
-                vm.dirty |= vm.hazards != Hazards::of(&vm.vmm);
+                vm.dirty |= vm.hazards != Hazards::of(&vm.vmm) || !vm.vmm.has_vm_file(vm.found.fd);
             }
         }
     }
