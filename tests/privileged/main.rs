@@ -4,6 +4,11 @@
 //! Must not need a guest: those are in the vm ring. Must not depend on what this kernel has: a machine without
 //! kprobes or without KVM is told so, not failed.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; without libtest the lint does not see that"
+)]
+
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;

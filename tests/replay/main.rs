@@ -3,6 +3,11 @@
 //! In: `replay/sessions/*.jsonl`, one step a line. Out: a test a session; the expectations are in the session.
 //! The same session gives the same result every time and everywhere: nothing here reads a clock.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; without libtest the lint does not see that"
+)]
+
 mod session;
 
 use std::path::{Path, PathBuf};
