@@ -13,7 +13,7 @@ agrees() {
 }
 
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 settle
 say "after boot: $(($(resident_kib 1) / 1024)) MiB resident"

@@ -1,7 +1,7 @@
 # A guest program takes, fills, verifies and frees memory, twenty rounds, while offers are answered.
 . /root/lib.sh
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 before=$(count event=done)
 result=$(guest run -t 150 1 imr-testtool churn --mib auto --rounds 20) || fail "churn: $result"

@@ -2,7 +2,7 @@
 # ends, so both see the same.
 . /root/lib.sh
 EVENTS=/sys/kernel/tracing/events/kvm
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 guest qmp 1 '{"execute":"stop"}' >/dev/null || fail "cannot pause the guest"
 imr_start
 for key in kvm_page_fault:error_code kvm_hypercall:nr; do

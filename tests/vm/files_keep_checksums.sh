@@ -3,7 +3,7 @@
 imr_start
 truncate -s 96M /dev/shm/disk.img
 guest start 1 -drive file=/dev/shm/disk.img,format=raw,if=virtio || fail "guest 1 does not start"
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 guest run 1 'modprobe virtio_blk && mkdir -p /tmp/files' || fail "no virtio_blk in the guest"
 await 20 "the disk is there" guest run 1 test -b /dev/vda

@@ -25,7 +25,7 @@ kill_mid_batch() {
     FROM=0
 }
 
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 module 1 timeout_ms=10000
 imr_start
 attached 1

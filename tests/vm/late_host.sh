@@ -2,7 +2,7 @@
 # is taken.
 . /root/lib.sh
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 module 1 timeout_ms=300
 attached 1
 settle

@@ -1,7 +1,7 @@
 # The module is unloaded and loaded: it says goodbye, comes back as a new one, and offers again.
 . /root/lib.sh
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed"
 settle

@@ -2,7 +2,7 @@
 # nothing of the new boot's memory is taken on account of it.
 . /root/lib.sh
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 module 1 timeout_ms=60000
 attached 1
 settle

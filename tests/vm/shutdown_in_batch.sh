@@ -2,7 +2,8 @@
 # errors.
 . /root/lib.sh
 imr_start
-guest up 1 && guest up 2 || fail "a guest did not boot"
+boot 1
+boot 2
 attached 1
 attached 2
 settle

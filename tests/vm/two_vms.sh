@@ -1,7 +1,8 @@
 # Two VMs at once: each is credited with its own blocks, by its own counters and by its own file.
 . /root/lib.sh
 imr_start
-guest up 1 && guest up 2 || fail "a guest did not boot"
+boot 1
+boot 2
 attached 1
 attached 2
 settle

@@ -2,7 +2,7 @@
 # is counted.
 . /root/lib.sh
 imr_start
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 settle
 mark

@@ -4,7 +4,7 @@ imr_start
 need "no VM at first" "$(FIELD=vms event 5 event=ready)" -eq 0
 guest start 1 || fail "guest 1 does not start"
 event 20 event=vm_added vm.name=guest1 >/dev/null || fail "the new VM was not found"
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 attached 1
 event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed"
 guest stop 1

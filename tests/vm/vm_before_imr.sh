@@ -1,6 +1,6 @@
 # A VM that ran before imr is found within a second, even when it does nothing, and is served.
 . /root/lib.sh
-guest up 1 || fail "guest 1 did not boot"
+boot 1
 guest qmp 1 '{"execute":"stop"}' >/dev/null || fail "cannot pause the guest"
 imr_start
 added=$(FIELD=unix_ms event 5 event=vm_added vm.name=guest1) || fail "the paused VM was not found"

@@ -30,6 +30,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 const KIB_PER_MIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const FAILED: u8 = 1;
+/// The story's status when the guest did not come up (EX_TEMPFAIL): now and then it hangs under the emulator.
+const NOT_BOOTED: i32 = 75;
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -67,7 +69,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let status = if on_machine {
         on_machine::run(&config, live, &mut |line| show("", line, &mut result))?
     } else {
-        in_testbed(&config, &mut result)?
+        let first = in_testbed(&config, &mut result)?;
+        if first == NOT_BOOTED {
+            eprintln!("demo: the guest hung at boot; once more. retries: 1");
+            in_testbed(&config, &mut result)?
+        } else {
+            first
+        }
     };
     let took = started.elapsed().as_secs_f64();
     if live {

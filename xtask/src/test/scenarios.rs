@@ -79,7 +79,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "boot_and_free.sh",
         machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..Machine::default() },
     },
-    Scenario { name: "boot_and_free_memfd", script: "boot_and_free.sh", machine: slow_batches },
+    Scenario {
+        name: "boot_and_free_memfd",
+        script: "boot_and_free.sh",
+        machine: || Machine { ram: GuestRam::Memfd, ..Machine::default() },
+    },
     Scenario {
         name: "shadow_boot_and_free",
         script: "boot_and_free.sh",

@@ -22,6 +22,8 @@ use crate::{build_kmod, build_user, cache};
 const TIMEOUT: Duration = Duration::from_secs(240);
 /// How much of a failed scenario's output is shown.
 const LAST_LINES: usize = 60;
+/// The status of a host script whose guest did not come up (EX_TEMPFAIL): nothing was tested yet.
+const NOT_BOOTED: i32 = 75;
 /// Keeps the guest's init from loading the module: that is left to the host script.
 const NO_MODULE: &str = ":\n";
 
@@ -51,9 +53,15 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
     };
     for scenario in chosen {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
-        let outcome = run_one(scenario, &tools, &logs)?;
+        let mut outcome = run_one(scenario, &tools, &logs)?;
+        let mut again = if outcome.retries > 0 { ", L1 hung at boot and was booted again" } else { "" };
+        if outcome.problem.is_none() && outcome.status == NOT_BOOTED {
+            println!("test {} ... a guest hung at boot; once more", scenario.name);
+            show_failure(&outcome, &logs);
+            again = ", at the second try: a guest hung at boot";
+            outcome = run_one(scenario, &tools, &logs)?;
+        }
         let seconds = outcome.elapsed.as_secs_f64();
-        let again = if outcome.retries > 0 { ", L1 hung at boot and was booted again" } else { "" };
         if let Some(Problem::Interrupted(signal)) = outcome.problem {
             anyhow::bail!("interrupted by signal {signal} during {}", scenario.name);
         }
