@@ -79,10 +79,10 @@ fn word(record: *mut BlockRecord, index: u64) -> *mut u64 {
     unsafe { words.add((index & 7) as usize) }
 }
 
-/// Notes that a leaf SPTE of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) was installed for `gfn`. False: no followed slot.
+/// The frames of the leaf SPTE of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) that maps `gfn`, where a slot is followed there.
 #[inline(always)]
-pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
-    let Some(slots) = SLOTS.get(vm) else { return false };
+fn leaf(vm: u32, gfn: u64, level: u32) -> Option<Run> {
+    let slots = SLOTS.get(vm)?;
     let frames = frames_of_level(level);
     let first = gfn & !(frames - 1);
     for index in 0..MAX_SLOTS {
@@ -90,37 +90,41 @@ pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
             break;
         }
         let slot = &slots.slots[index];
-        if gfn.wrapping_sub(slot.base_gfn) >= slot.npages {
-            continue;
+        if gfn.wrapping_sub(slot.base_gfn) < slot.npages {
+            // SAFETY: the helper takes no argument.
+            let now = unsafe { bpf_ktime_get_ns() };
+            return Some(Run { first, end: first + frames, origin: origin(slot), now });
         }
-        // SAFETY: the helper takes no argument.
-        let now = unsafe { bpf_ktime_get_ns() };
-        let mut run = Run { first, end: first + frames, origin: origin(slot), now };
-        match level {
-            1 => {
-                if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
-                    let bit = gfn % FRAMES_PER_BLOCK;
-                    atomic::or64(word(record, bit / WORD), 1 << (bit % WORD));
-                    atomic::add32(field!(record, maps), 1);
-                    atomic::store64(field!(record, last_map_ns), now);
-                }
-            }
-            2 => mark_block(&run, 0),
-            _ => {
-                // SAFETY: `mark_one` matches the callback's prototype and `run` outlives the call.
-                unsafe {
-                    bpf_loop(
-                        (frames >> BLOCK_ORDER) as u32,
-                        mark_one as *mut c_void,
-                        (&raw mut run).cast(),
-                        0,
-                    );
-                }
-            }
-        }
-        return true;
     }
-    false
+    None
+}
+
+/// Notes that a leaf SPTE of `level` was installed for `gfn`. False: no followed slot.
+#[inline(always)]
+pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
+    let Some(mut run) = leaf(vm, gfn, level) else { return false };
+    match level {
+        1 => {
+            if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
+                let bit = gfn % FRAMES_PER_BLOCK;
+                atomic::or64(word(record, bit / WORD), 1 << (bit % WORD));
+                atomic::add32(field!(record, maps), 1);
+                atomic::store64(field!(record, last_map_ns), run.now);
+            }
+        }
+        2 => mark_block(&run, 0),
+        _ => each_block(&mut run, mark_one),
+    }
+    true
+}
+
+/// Calls `turn` for each block of a 1 GiB leaf.
+#[inline(always)]
+fn each_block(run: &mut Run, turn: extern "C" fn(u64, *mut c_void) -> i64) {
+    // SAFETY: `turn` has the callback's prototype and `run` outlives the call.
+    unsafe {
+        bpf_loop(FRAMES_PER_BLOCK as u32, turn as *mut c_void, (&raw mut *run).cast(), 0);
+    }
 }
 
 /// Frames of a leaf SPTE.
@@ -153,47 +157,21 @@ fn mark_block(run: &Run, turn: u64) {
     }
 }
 
-/// Notes that the leaf SPTE of `level` for `gfn` was zapped. False: no followed slot.
+/// Notes that the leaf SPTE of `level` for `gfn` was zapped.
 #[inline(always)]
-pub fn mark_zapped(vm: u32, gfn: u64, level: u32) -> bool {
-    let Some(slots) = SLOTS.get(vm) else { return false };
-    let frames = frames_of_level(level);
-    let first = gfn & !(frames - 1);
-    for index in 0..MAX_SLOTS {
-        if index >= slots.count as usize {
-            break;
-        }
-        let slot = &slots.slots[index];
-        if gfn.wrapping_sub(slot.base_gfn) >= slot.npages {
-            continue;
-        }
-        // SAFETY: the helper takes no argument.
-        let now = unsafe { bpf_ktime_get_ns() };
-        let mut run = Run { first, end: first + frames, origin: origin(slot), now };
-        match level {
-            1 => {
-                if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
-                    let bit = gfn % FRAMES_PER_BLOCK;
-                    atomic::and64(word(record, bit / WORD), !(1 << (bit % WORD)));
-                    atomic::store64(field!(record, last_unmap_ns), now);
-                }
-            }
-            2 => zap_block(&run, 0),
-            _ => {
-                // SAFETY: `zap_one` matches the callback's prototype and `run` outlives the call.
-                unsafe {
-                    bpf_loop(
-                        (frames >> BLOCK_ORDER) as u32,
-                        zap_one as *mut c_void,
-                        (&raw mut run).cast(),
-                        0,
-                    );
-                }
+pub fn mark_zapped(vm: u32, gfn: u64, level: u32) {
+    let Some(mut run) = leaf(vm, gfn, level) else { return };
+    match level {
+        1 => {
+            if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
+                let bit = gfn % FRAMES_PER_BLOCK;
+                atomic::and64(word(record, bit / WORD), !(1 << (bit % WORD)));
+                atomic::store64(field!(record, last_unmap_ns), run.now);
             }
         }
-        return true;
+        2 => zap_block(&run, 0),
+        _ => each_block(&mut run, zap_one),
     }
-    false
 }
 
 extern "C" fn zap_one(turn: u64, run: *mut c_void) -> i64 {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use btf_rs::{Btf, BtfType, FuncProto, Struct, Type};
 
@@ -223,12 +223,6 @@ impl KernelBtf {
     fn name_of(&self, found: &dyn BtfType) -> Option<String> {
         self.btf.resolve_name(found).ok().filter(|name| !name.is_empty())
     }
-}
-
-/// Whether the running kernel has BTF at all.
-#[must_use]
-pub fn is_available() -> bool {
-    Path::new(VMLINUX).exists()
 }
 
 #[cfg(test)]

@@ -57,12 +57,6 @@ impl Registration {
     pub fn block_base(&self, position: usize) -> Option<u64> {
         self.slots.get(position)?.base
     }
-
-    /// Slots that there was no room for.
-    #[must_use]
-    pub fn unfollowed(&self) -> usize {
-        self.slots.iter().filter(|place| place.base.is_none()).count()
-    }
 }
 
 impl Registry {

@@ -128,6 +128,13 @@ impl VmModel {
         &self.name
     }
 
+    /// Guest RAM in all followed slots, bytes.
+    #[must_use]
+    pub fn ram_bytes(&self) -> u64 {
+        let followed = self.slots.iter().filter(|slot| slot.description.followed);
+        followed.map(|slot| slot.description.npages * FRAME_SIZE).sum()
+    }
+
     /// Takes over a new slot layout; blocks of slots that stayed as they were keep what is known of them.
     pub fn set_slots(&mut self, slots: Vec<SlotDescription>) {
         let mut old = std::mem::take(&mut self.slots);
@@ -210,12 +217,8 @@ impl VmModel {
     pub fn snapshot(&self) -> VmSnapshot {
         let mut resident_frames = 0;
         let mut reclaimed_now_bytes = 0;
-        let mut ram_bytes = 0;
         let mut slots = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
-            if slot.description.followed {
-                ram_bytes += slot.description.npages * FRAME_SIZE;
-            }
             for block in &slot.blocks {
                 resident_frames += u64::from(block.state.resident_frames);
                 reclaimed_now_bytes += u64::from(block.state.fact == HostFact::Reclaimed) * BLOCK_SIZE;
@@ -226,7 +229,7 @@ impl VmModel {
             id: self.id,
             pid: self.pid,
             name: self.name.clone(),
-            ram_bytes,
+            ram_bytes: self.ram_bytes(),
             resident_bytes: resident_frames * FRAME_SIZE,
             guest_free_bytes: self.guest_free_bytes,
             offered_bytes: self.offered_bytes,

@@ -170,7 +170,6 @@ impl Engine {
         let mut batch: Vec<Event> = Vec::new();
         loop {
             tokio::select! {
-                biased;
                 _ = &mut stop => break,
                 read = self.events.next_batch(&mut batch) => {
                     read?;
@@ -239,7 +238,7 @@ impl Engine {
         let problem = match vm.call(call, &start) {
             Ok(true) => return,
             Ok(false) => {
-                vm.model.offers.limited_calls += 1;
+                vm.calls_dropped += 1;
                 return;
             }
             Err(NoWorker::Lock(error @ LockError::Taken { .. })) => {

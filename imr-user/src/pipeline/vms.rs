@@ -65,6 +65,8 @@ pub(super) struct FollowedVm {
     pub(super) dirty: bool,
     /// The VMM mapped something else behind its slots.
     pub(super) mappings_changed: bool,
+    /// Calls that the worker had no room for.
+    pub(super) calls_dropped: u64,
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
     worker: Option<RunningWorker>,
@@ -103,6 +105,7 @@ impl FollowedVm {
             baseline_running: false,
             dirty: false,
             mappings_changed: false,
+            calls_dropped: 0,
             reset_told_ns: None,
             worker: None,
         };
@@ -236,7 +239,7 @@ impl FollowedVm {
         let record = tables.vm(index);
         self.model.sample_faults(record.page_faults, now_ns);
         self.model.offers.denied_calls = record.denied_calls;
-        self.model.offers.limited_calls = record.limited_calls;
+        self.model.offers.limited_calls = record.limited_calls + self.calls_dropped;
         let registration = &self.registration;
         self.model.refresh(|slot, block| match registration.block_base(slot) {
             Some(base) => {

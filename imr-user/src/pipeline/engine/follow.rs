@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::super::baseline::{self, Baseline};
-use super::super::clock;
-use super::super::record::{Happened, Record};
+use super::super::record::Happened;
 use super::super::vms::{FollowedVm, Hazards, Layout};
-use super::{Engine, FIRST_BASELINE_LIMIT, add_to_summary, reference};
+use super::{Engine, FIRST_BASELINE_LIMIT, add_to_summary};
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{self, VmFacts as FoundVm};
 use crate::ingest::vmm::Vmm;
@@ -54,33 +53,29 @@ impl Engine {
             let _ = watched.wait_for_exit().await;
             let _ = ended.send(id);
         });
-        let snapshot = vm.model.snapshot();
-        self.vms.insert(id, vm);
-        let backend = match snapshot.reclaim {
-            ReclaimStatus::Ready { backend } => backend,
+        let ram_bytes = vm.model.ram_bytes();
+        let backend = match &vm.model.reclaim {
+            ReclaimStatus::Ready { backend } => backend.clone(),
             ReclaimStatus::Forbidden { guard, .. } => format!("nothing is taken ({guard})"),
         };
-        self.tell(Some(id), Happened::VmAdded { ram_bytes: snapshot.ram_bytes, backend });
+        self.vms.insert(id, vm);
+        self.tell(Some(id), Happened::VmAdded { ram_bytes, backend });
         self.start_baseline(id);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get(&id) else { return };
-        let reference = reference(vm);
-        if let Some(mut vm) = self.vms.remove(&id) {
-            vm.stop_worker();
-            self.correlator.unregister(vm.registration.index());
-            add_to_summary(&mut self.totals_of_ended, &vm);
-            if let Err(error) = self.registry.unregister(vm.registration) {
-                self.tell(None, Happened::Problem { what: error.to_string() });
-            }
+        if self.vms.contains_key(&id) {
+            // Told first: the record names the VM.
+            self.tell(Some(id), Happened::VmGone);
         }
-        let _ = self.records.send(Record {
-            unix_ms: clock::unix_ms(),
-            vm: Some(reference),
-            happened: Happened::VmGone,
-        });
+        let Some(mut vm) = self.vms.remove(&id) else { return };
+        vm.stop_worker();
+        self.correlator.unregister(vm.registration.index());
+        add_to_summary(&mut self.totals_of_ended, &vm);
+        if let Err(error) = self.registry.unregister(vm.registration) {
+            self.tell(None, Happened::Problem { what: error.to_string() });
+        }
     }
 
     /// Reads the slots of changed VMs again, all in one walk, and lets go of those that are VMs no more.
@@ -123,9 +118,9 @@ impl Engine {
         }
         let segments = vm.vmm.segments(&found.slots)?;
         let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
-        let before = vm.model.snapshot().ram_bytes;
+        let before = vm.model.ram_bytes();
         vm.set_layout(Layout { found, registration, segments, hazards });
-        let ram_bytes = vm.model.snapshot().ram_bytes;
+        let ram_bytes = vm.model.ram_bytes();
         let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
         if before != ram_bytes {
             self.tell(Some(id), Happened::SlotsChanged { ram_bytes, slots });
