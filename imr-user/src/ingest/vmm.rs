@@ -27,6 +27,8 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 /// Bits of a pagemap entry (Documentation/admin-guide/mm/pagemap.rst): present, swapped.
 const PAGEMAP_HAS_MEMORY: u64 = 1 << 63 | 1 << 62;
+/// Readings of smaps after which mappings that change all the time are left for the next event.
+const SMAPS_ATTEMPTS: u32 = 8;
 /// Pagemap entries read at a time.
 const PAGEMAP_CHUNK: usize = 8192;
 /// Bytes of a pagemap entry.
@@ -129,11 +131,24 @@ impl Vmm {
     /// # Errors
     /// [`IngestError::VmmGone`]; smaps cannot be read or understood.
     pub fn segments(&self, slots: &[FoundSlot]) -> Result<Vec<Vec<Segment>>, IngestError> {
-        let text = self.read_text("smaps")?;
-        let vmas = smaps::parse(&text)
-            .map_err(|what| IngestError::Format { path: self.path("smaps").into(), what })?;
+        let vmas = self.read_vmas()?;
         let pinned = has_pinned_memory(&self.read_text("status")?);
         slots.iter().map(|slot| self.segments_of(slot, &vmas, pinned)).collect()
+    }
+
+    /// The VMAs, in order and disjoint. The kernel lets go of the address space between two pieces of smaps
+    /// (fs/proc/task_mmu.c, m_start): a VMA that grows meanwhile is told twice, so such a reading is made again.
+    fn read_vmas(&self) -> Result<Vec<Vma>, IngestError> {
+        for _ in 0..SMAPS_ATTEMPTS {
+            let text = self.read_text("smaps")?;
+            let vmas = smaps::parse(&text)
+                .map_err(|what| IngestError::Format { path: self.path("smaps").into(), what })?;
+            if vmas.is_sorted_by(|before, after| before.end <= after.start) {
+                return Ok(vmas);
+            }
+        }
+        let what = format!("mappings overlap in each of {SMAPS_ATTEMPTS} readings: they change all the time");
+        Err(IngestError::Format { path: self.path("smaps").into(), what })
     }
 
     fn segments_of(&self, slot: &FoundSlot, vmas: &[Vma], pinned: bool) -> Result<Vec<Segment>, IngestError> {
