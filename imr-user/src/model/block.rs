@@ -1,10 +1,16 @@
 //! The two axes of a block: what the guest claims of it and what the host knows of it. Never mixed.
+//!
+//! Input: what happened to a block. Output: its next host fact, by one table ([`HostFact::after`]).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::ids::FRAMES_PER_BLOCK;
+
 /// What the guest says of a block. Never trusted for anything but the guest's own memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[repr(u8)]
 pub enum GuestClaim {
     /// The guest has said nothing of it.
     #[default]
@@ -15,28 +21,259 @@ pub enum GuestClaim {
     Free,
 }
 
+impl GuestClaim {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::InUse, Self::Free];
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::InUse => "in use",
+            Self::Free => "free",
+        }
+    }
+}
+
 /// What the host knows of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[repr(u8)]
 pub enum HostFact {
-    /// No memory behind it, and none was ever seen there.
+    /// No memory behind it, and not because it was reclaimed.
     #[default]
     Untouched,
-    /// Some or all of its frames have memory behind them.
-    Resident,
-    /// Its memory was taken back, and the guest has not touched it since.
+    /// Some or all of its frames have memory behind them, mapped in 4 KiB pages.
+    #[serde(rename = "resident_4k")]
+    Resident4k,
+    /// It has memory behind it and the guest reaches it through a mapping of 2 MiB or more.
+    #[serde(rename = "resident_2m")]
+    Resident2m,
+    /// It has memory, which the guest did not touch between two idleness scans of the host, [`IDLE_NS`] or
+    /// more apart.
+    Idle,
+    /// Most of what it holds is in the host's swap.
+    Swapped,
+    /// Most of what it holds is shared with equal pages (KSM).
+    Merged,
+    /// Its memory was taken back, and nobody has touched it since.
     Reclaimed,
-    /// It was reclaimed, and the guest has touched it again.
+    /// It was reclaimed, and has been touched again.
     Refaulted,
 }
 
-/// Both axes of one block and how much of it has memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+/// Time between two idleness scans after which memory that was not touched in between counts as idle, ns.
+pub const IDLE_NS: u64 = 10_000_000_000;
+
+/// What a look at the memory behind a block shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Sight {
+    /// None.
+    Nothing,
+    /// Mapped in 4 KiB pages, or not mapped into the guest at all.
+    Small,
+    /// Mapped by 2 MiB or more.
+    Large,
+    /// Not touched between two idleness scans.
+    Idle,
+    /// Mostly in swap.
+    Swapped,
+    /// Mostly shared by KSM.
+    Merged,
+}
+
+impl Sight {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Nothing, Self::Small, Self::Large, Self::Idle, Self::Swapped, Self::Merged];
+}
+
+/// What can happen to the host fact of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// Its memory was taken back: the outcome of a reclaim, never a request.
+    TakenBack,
+    /// Somebody looked, and this is what there was.
+    Seen(Sight),
+}
+
+impl HostFact {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Untouched,
+        Self::Resident4k,
+        Self::Resident2m,
+        Self::Idle,
+        Self::Swapped,
+        Self::Merged,
+        Self::Reclaimed,
+        Self::Refaulted,
+    ];
+
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::Resident4k => "resident 4K",
+            Self::Resident2m => "resident 2M",
+            Self::Idle => "idle",
+            Self::Swapped => "swapped",
+            Self::Merged => "merged",
+            Self::Reclaimed => "reclaimed",
+            Self::Refaulted => "refaulted",
+        }
+    }
+
+    /// Whether the host has memory of its own behind (part of) such a block.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Resident4k | Self::Resident2m | Self::Idle | Self::Refaulted)
+    }
+
+    /// The fact after `change`: the one table of transitions.
+    #[must_use]
+    pub const fn after(self, change: Change) -> Self {
+        let Change::Seen(sight) = change else { return Self::Reclaimed };
+        match (sight, self) {
+            // Reclaimed and refaulted are told apart from what they look like by what was before.
+            (Sight::Nothing, Self::Reclaimed) => Self::Reclaimed,
+            (Sight::Nothing, _) => Self::Untouched,
+            (Sight::Small | Sight::Large, Self::Reclaimed | Self::Refaulted) => Self::Refaulted,
+            (Sight::Small, _) => Self::Resident4k,
+            (Sight::Large, _) => Self::Resident2m,
+            // Memory that came back by itself and is idle at once was touched in between all the same.
+            (Sight::Idle, Self::Reclaimed) => Self::Refaulted,
+            (Sight::Idle, _) => Self::Idle,
+            (Sight::Swapped, _) => Self::Swapped,
+            (Sight::Merged, _) => Self::Merged,
+        }
+    }
+}
+
+/// Both axes of one block, and what it holds. Frames with memory of their own, frames in swap and merged frames
+/// are disjoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
 pub struct BlockState {
     /// The guest's word.
     pub claim: GuestClaim,
     /// The host's knowledge.
     pub fact: HostFact,
-    /// Frames with memory behind them, 0 to 512.
+    /// Frames with memory of their own behind them, 0 to 512.
     pub resident_frames: u16,
+    /// Frames in the host's swap, 0 to 512.
+    pub swapped_frames: u16,
+    /// Frames that share a KSM page, 0 to 512.
+    pub merged_frames: u16,
+}
+
+/// What is behind the frames of a block; the three are disjoint and at most 512 together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Residency {
+    /// Frames with memory of their own.
+    pub resident: u16,
+    /// Frames in swap.
+    pub swapped: u16,
+    /// Frames that share a KSM page.
+    pub merged: u16,
+}
+
+impl Residency {
+    /// With no more frames than a block has: what says so was read while it changed.
+    #[must_use]
+    pub fn clamped(self) -> Self {
+        let most = FRAMES_PER_BLOCK as u16;
+        let resident = self.resident.min(most);
+        let merged = self.merged.min(most - resident);
+        Self { resident, merged, swapped: self.swapped.min(most - resident - merged) }
+    }
+
+    /// What it looks like. Among equals the one that costs the guest more when it comes back.
+    #[must_use]
+    pub fn sight(self, large: bool, idle: bool) -> Sight {
+        let Self { resident, swapped, merged } = self;
+        match (resident, swapped, merged) {
+            (0, 0, 0) => Sight::Nothing,
+            _ if swapped >= resident && swapped >= merged => Sight::Swapped,
+            _ if merged >= resident => Sight::Merged,
+            _ if idle => Sight::Idle,
+            _ if large => Sight::Large,
+            _ => Sight::Small,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_transitions_in_full() {
+        use HostFact as F;
+        // One row a fact: after Nothing, Small, Large, Idle, Swapped, Merged.
+        let [u, s, l, i, w, m, c, r] = F::ALL;
+        let rows = [
+            (u, [u, s, l, i, w, m]),
+            (s, [u, s, l, i, w, m]),
+            (l, [u, s, l, i, w, m]),
+            (i, [u, s, l, i, w, m]),
+            (w, [u, s, l, i, w, m]),
+            (m, [u, s, l, i, w, m]),
+            (c, [c, r, r, r, w, m]),
+            (r, [u, r, r, i, w, m]),
+        ];
+        for (fact, after) in rows {
+            assert_eq!(Sight::ALL.map(|sight| fact.after(Change::Seen(sight))), after, "{fact:?}");
+            assert_eq!(fact.after(Change::TakenBack), F::Reclaimed);
+        }
+    }
+
+    #[test]
+    fn numbers_are_positions() {
+        assert!(HostFact::ALL.iter().enumerate().all(|(at, fact)| *fact as usize == at));
+        assert!(GuestClaim::ALL.iter().enumerate().all(|(at, claim)| *claim as usize == at));
+        assert!(Sight::ALL.iter().enumerate().all(|(at, sight)| *sight as usize == at));
+        assert_eq!(size_of::<BlockState>(), 8);
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            1 => Just(Change::TakenBack),
+            5 => proptest::sample::select(Sight::ALL.to_vec()).prop_map(Change::Seen),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order(changes in proptest::collection::vec(change(), 1..40)) {
+            let mut fact = HostFact::default();
+            let mut taken_back = false;
+            for change in changes {
+                let before = fact;
+                fact = fact.after(change);
+                taken_back |= change == Change::TakenBack;
+                // Only an outcome makes a block reclaimed, and only a reclaimed one refaults.
+                prop_assert!(taken_back || !matches!(fact, HostFact::Reclaimed | HostFact::Refaulted));
+                prop_assert!(fact != HostFact::Reclaimed || before == fact || change == Change::TakenBack);
+                // Saying the same twice changes nothing more.
+                prop_assert_eq!(fact.after(change), fact.after(change).after(change));
+                if change == Change::Seen(Sight::Nothing) {
+                    prop_assert!(!fact.is_held());
+                }
+            }
+        }
+
+        #[test]
+        fn residency_never_exceeds_a_block(resident: u16, swapped: u16, merged: u16) {
+            let clamped = Residency { resident, swapped, merged }.clamped();
+            prop_assert!(clamped.resident + clamped.swapped + clamped.merged <= 512);
+            prop_assert!(clamped.resident <= resident && clamped.swapped <= swapped && clamped.merged <= merged);
+            let empty = clamped == Residency::default();
+            prop_assert_eq!(clamped.sight(false, false) == Sight::Nothing, empty);
+        }
+    }
 }

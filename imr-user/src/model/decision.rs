@@ -1,11 +1,12 @@
 //! One line of the decision log: what was decided about a VM or an offer, and why.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::ids::{Pid, VmId};
 
 /// One decision, refusals included.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Decision {
     /// Wall-clock time, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
@@ -15,6 +16,10 @@ pub struct Decision {
     pub pid: Pid,
     /// What was decided.
     pub kind: DecisionKind,
+    /// Name of the guard or the policy that decided, such as `private-mapping` or `policy-observe`; none for what
+    /// the guest or the operator did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<String>,
     /// Why, for people: one clause, no full stop.
     pub why: String,
     /// Offer it is about; 0: none.
@@ -24,7 +29,7 @@ pub struct Decision {
 }
 
 /// What was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecisionKind {
     /// The guest module was accepted.
@@ -39,4 +44,6 @@ pub enum DecisionKind {
     Refused,
     /// An offer was given back untouched.
     Abandoned,
+    /// The operator changed what is done with this VM, or asked for its memory.
+    Operator,
 }

@@ -1,5 +1,6 @@
 //! Durations of one stage: bounded memory, percentiles over the newest samples.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Samples kept; percentiles are of these.
@@ -15,7 +16,7 @@ pub struct LatencyWindow {
 }
 
 /// Percentiles of the newest samples, and the extremes since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LatencySummary {
     /// Samples since the start.
     pub count: u64,
@@ -51,6 +52,55 @@ impl LatencyWindow {
             len => sorted[((len * percent).div_ceil(100)).clamp(1, len) - 1],
         };
         LatencySummary { count: self.count, p50_us: rank(50), p99_us: rank(99), max_us: self.max_us }
+    }
+}
+
+/// How long each stage of an offer took, one after the other, and all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Stages {
+    /// From the guest's call to when its worker takes it up.
+    pub offer: LatencyWindow,
+    /// From there until the offer is claimed, copied and checked.
+    pub claim: LatencyWindow,
+    /// The plan and the calls that give the memory back.
+    pub reclaim: LatencyWindow,
+    /// From the claim to the last mmu-notifier invalidation that those calls caused.
+    pub notifier: LatencyWindow,
+    /// From the end of the calls until the guest can see the answer.
+    pub done: LatencyWindow,
+    /// From the guest's call to the answer.
+    pub total: LatencyWindow,
+}
+
+/// Percentiles of each stage of an offer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct StageSummaries {
+    /// From the guest's call to when its worker takes it up.
+    pub offer: LatencySummary,
+    /// From there until the offer is claimed, copied and checked.
+    pub claim: LatencySummary,
+    /// The plan and the calls that give the memory back.
+    pub reclaim: LatencySummary,
+    /// From the claim to the last mmu-notifier invalidation that those calls caused; none where nothing was mapped.
+    pub notifier: LatencySummary,
+    /// From the end of the calls until the guest can see the answer.
+    pub done: LatencySummary,
+    /// From the guest's call to the answer.
+    pub total: LatencySummary,
+}
+
+impl Stages {
+    /// The summaries now.
+    #[must_use]
+    pub fn summary(&self) -> StageSummaries {
+        StageSummaries {
+            offer: self.offer.summary(),
+            claim: self.claim.summary(),
+            reclaim: self.reclaim.summary(),
+            notifier: self.notifier.summary(),
+            done: self.done.summary(),
+            total: self.total.summary(),
+        }
     }
 }
 

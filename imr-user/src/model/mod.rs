@@ -5,8 +5,12 @@
 
 pub mod backing;
 pub mod block;
+pub mod blocks;
 pub mod decision;
 pub mod ids;
 pub mod latency;
+pub mod life;
+mod slot;
 pub mod snapshot;
+pub mod sums;
 pub mod vm;

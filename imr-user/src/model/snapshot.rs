@@ -1,20 +1,23 @@
 //! The immutable picture of one moment: what the view shows and `--json` prints.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::block::BlockState;
+use super::blocks::BlockMap;
 use super::decision::Decision;
 use super::ids::{BlockId, Gfn, Hva, Pid, VmId};
-use super::latency::LatencySummary;
+use super::latency::StageSummaries;
+use super::life::LifeStep;
+use super::sums::CrossTable;
 
 /// Version of the JSON form of [`Snapshot`]; raised when a field changes its meaning or goes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Everything known at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Snapshot {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -24,8 +27,9 @@ pub struct Snapshot {
     pub unix_ms: u64,
     /// Time since the pipeline began.
     #[serde(serialize_with = "as_ms", rename = "uptime_ms")]
+    #[schemars(with = "u64")]
     pub uptime: Duration,
-    /// What is done with offers.
+    /// What is done with the offers of VMs that nothing else was said of.
     pub policy: PolicyName,
     /// The host.
     pub host: HostSnapshot,
@@ -36,7 +40,7 @@ pub struct Snapshot {
 }
 
 /// What is done with offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyName {
     /// Watch, answer "kept", take nothing.
@@ -45,8 +49,19 @@ pub enum PolicyName {
     Immediate,
 }
 
+impl PolicyName {
+    /// As it is written on command lines and screens.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Immediate => "immediate",
+        }
+    }
+}
+
 /// The host line.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct HostSnapshot {
     /// `uname -r`.
     pub kernel: String,
@@ -66,10 +81,35 @@ pub struct HostSnapshot {
     pub counters: EventCounters,
     /// Each probe of the eBPF object and how it fares.
     pub probes: Vec<ProbeStatus>,
+    /// How the VMMs' page tables are read.
+    pub baseline: BaselineStatus,
+    /// Memory that this program keeps of blocks, the shared table included, bytes.
+    pub model_bytes: u64,
+}
+
+/// How the VMMs' page tables are compared with what events said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+pub struct BaselineStatus {
+    /// Times that every block of every VM was read.
+    pub rounds: u64,
+    /// How long the newest of them took, milliseconds.
+    pub round_ms: u64,
+    /// CPU time that reading has taken since the start, as percent of one core.
+    pub cpu_percent: f32,
+}
+
+/// Frames of which events had said something else than the VMM's page tables. All since the start of this process;
+/// the first look at a block does not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct DriftCounters {
+    /// Had memory that no event had told of: the VMM itself touched them, or an event was lost.
+    pub unseen_frames: u64,
+    /// Had no memory though events had told of a mapping and not of its end.
+    pub stale_frames: u64,
 }
 
 /// Events, and what was lost of them. All since the start of this process.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
 pub struct EventCounters {
     /// `kvm_page_fault` events on the host.
     pub page_faults: u64,
@@ -94,7 +134,7 @@ pub struct EventCounters {
 }
 
 /// One probe.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ProbeStatus {
     /// Kind and kernel function or tracepoint, such as `raw_tp kvm_page_fault`.
     pub hook: String,
@@ -103,19 +143,26 @@ pub struct ProbeStatus {
 }
 
 /// Whether a probe is attached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state", content = "why")]
 pub enum ProbeState {
     /// It is.
     Attached,
     /// It is not needed, because of what is said here.
     NotNeeded(String),
-    /// It could not be attached, because of what is said here.
+    /// It could not be attached, because of `reason`; `by` does its work.
+    StoodIn {
+        /// Why it could not be attached.
+        reason: String,
+        /// The hook that is attached in its place.
+        by: String,
+    },
+    /// It could not be attached, because of what is said here, and nothing does its work.
     Failed(String),
 }
 
 /// One VM.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct VmSnapshot {
     /// Identity within this process.
     pub id: VmId,
@@ -123,10 +170,20 @@ pub struct VmSnapshot {
     pub pid: Pid,
     /// QEMU's `-name`, else the process' comm.
     pub name: String,
+    /// What is done with its offers.
+    pub policy: PolicyName,
     /// Bytes of guest RAM in all RAM slots.
     pub ram_bytes: u64,
-    /// Bytes of it with host memory behind them.
+    /// Bytes of it with host memory of their own behind them.
     pub resident_bytes: u64,
+    /// Bytes of it in the host's swap.
+    pub swapped_bytes: u64,
+    /// Bytes of it that share KSM pages.
+    pub merged_bytes: u64,
+    /// Resident bytes of blocks in state idle.
+    pub idle_bytes: u64,
+    /// Resident bytes of blocks that the guest says are free.
+    pub free_held_bytes: u64,
     /// Bytes that the guest says are free (its own statistics; 0 without the module).
     pub guest_free_bytes: u64,
     /// Bytes offered since the start.
@@ -141,20 +198,24 @@ pub struct VmSnapshot {
     pub faults_per_s: f64,
     /// Page faults since the VM was registered.
     pub page_faults: u64,
+    /// Blocks by guest claim and host fact.
+    pub cross: CrossTable,
     /// What the guest module is doing.
     pub guest: GuestStatus,
     /// Offers and how they ended.
     pub offers: OfferCounters,
-    /// Time from the doorbell to `done_seq`.
-    pub offer_to_done: LatencySummary,
-    /// What is done with this VM's offers just now; `Err` text of a guard where it forbids.
+    /// How long each stage of an offer takes.
+    pub latency: StageSummaries,
+    /// Whether its memory can be taken, or what forbids it.
     pub reclaim: ReclaimStatus,
+    /// Where events and page tables disagreed.
+    pub drift: DriftCounters,
     /// Its slots.
     pub slots: Vec<SlotSnapshot>,
 }
 
 /// What the guest module is doing, as far as the host has seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum GuestStatus {
     /// No HELLO from this VM (yet).
@@ -174,7 +235,7 @@ pub enum GuestStatus {
 }
 
 /// Offers of one VM. All since the start of this process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OfferCounters {
     /// HELLOs answered.
     pub hellos: u64,
@@ -207,7 +268,7 @@ pub struct OfferCounters {
 }
 
 /// Whether this VM's memory can be reclaimed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ReclaimStatus {
     /// By this backend.
@@ -225,7 +286,7 @@ pub enum ReclaimStatus {
 }
 
 /// A memslot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct SlotSnapshot {
     /// Slot id of KVM.
     pub id: i32,
@@ -241,7 +302,24 @@ pub struct SlotSnapshot {
     pub readonly: bool,
     /// Its blocks in order, the first being [`SlotSnapshot::first_block`]; empty for slots not followed.
     #[serde(skip)]
-    pub blocks: Arc<[BlockState]>,
+    pub blocks: BlockMap,
+}
+
+/// All that is known of one block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct BlockDetail {
+    /// The VM.
+    pub vm: VmId,
+    /// The block.
+    pub block: BlockId,
+    /// Id of the slot.
+    pub slot: i32,
+    /// Frames of guest memory in it, 1 to 512.
+    pub frames: u16,
+    /// Both axes.
+    pub state: BlockState,
+    /// Its newest states, the newest first.
+    pub life: Vec<LifeStep>,
 }
 
 impl SlotSnapshot {

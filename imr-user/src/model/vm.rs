@@ -1,14 +1,19 @@
-//! One VM: its slots, the two axes of each of its blocks, and its counters.
+//! One VM: its slots, the two axes of each of its blocks, what they add up to, and its counters.
 //!
-//! Input: slots, block readings, offers and outcomes, each with its CLOCK_MONOTONIC time. Output:
-//! [`VmSnapshot`]. A block becomes reclaimed only by an outcome, refaulted only by a mapping made after it.
+//! Input: slots, block readings, offers, outcomes and baselines, each with its CLOCK_MONOTONIC time. Output:
+//! [`VmSnapshot`]. A block becomes reclaimed only by an outcome, refaulted only by memory that came after it.
 
-use std::sync::Arc;
-
-use super::block::{BlockState, GuestClaim, HostFact};
-use super::ids::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
-use super::latency::LatencyWindow;
-use super::snapshot::{GuestStatus, OfferCounters, ReclaimStatus, SlotSnapshot, VmSnapshot};
+use super::block::{GuestClaim, HostFact, Residency};
+use super::blocks::BlockMap;
+use super::ids::{BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
+use super::latency::Stages;
+pub use super::slot::{BLOCK_BYTES, BlockReading};
+use super::slot::{Ledger, SlotBlocks};
+use super::snapshot::{
+    BlockDetail, DriftCounters, GuestStatus, OfferCounters, PolicyName, ReclaimStatus, SlotSnapshot,
+    VmSnapshot,
+};
+use super::sums::CrossTable;
 
 /// Longest name kept, characters.
 const NAME_CHARS: usize = 64;
@@ -32,33 +37,8 @@ pub struct SlotDescription {
     pub followed: bool,
 }
 
-/// What the shared table says of a block.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BlockReading {
-    /// Frames with a leaf SPTE, 0 to 512.
-    pub mapped_frames: u16,
-    /// When the newest SPTE was installed, ns; 0: never seen.
-    pub last_map_ns: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Block {
-    state: BlockState,
-    /// Frames with memory at the last baseline; 0 after a reclaim.
-    baseline_frames: u16,
-    /// Frames counted as refaulted since the last reclaim.
-    refaulted_frames: u16,
-    /// When the guest offered it last, ns.
-    offered_ns: u64,
-    /// When it was reclaimed last, ns.
-    reclaimed_ns: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Slot {
-    description: SlotDescription,
-    blocks: Vec<Block>,
-}
+/// A block by its slot's position in the layout and its own number in the slot.
+pub type BlockAt = (usize, usize);
 
 /// One VM.
 #[derive(Debug, Clone)]
@@ -66,22 +46,28 @@ pub struct VmModel {
     id: VmId,
     pid: Pid,
     name: String,
-    slots: Vec<Slot>,
+    slots: Vec<SlotBlocks>,
+    /// Raised with each new slot layout.
+    layout: u64,
+    cross: CrossTable,
+    /// What is done with its offers.
+    pub policy: PolicyName,
     /// What the guest module is doing.
     pub guest: GuestStatus,
     /// Whether its memory can be reclaimed.
     pub reclaim: ReclaimStatus,
     /// Offers and how they ended.
     pub offers: OfferCounters,
-    /// Doorbell to done.
-    pub offer_to_done: LatencyWindow,
+    /// How long each stage of an offer took.
+    pub stages: Stages,
     /// Free memory by the guest's own statistics, bytes.
     pub guest_free_bytes: u64,
     /// Offered since the start, bytes.
     pub offered_bytes: u64,
     /// Given back since the start as measured, bytes.
     pub reclaimed_bytes: u64,
-    refaulted_bytes: u64,
+    drift: DriftCounters,
+    refaulted_frames: u64,
     page_faults: u64,
     faults_per_s: f64,
     sampled_ns: Option<u64>,
@@ -90,20 +76,24 @@ pub struct VmModel {
 impl VmModel {
     /// A VM without slots. In its name, which the VMM's owner chose, nothing that a terminal obeys is kept.
     #[must_use]
-    pub fn new(id: VmId, pid: Pid, name: &str) -> Self {
+    pub fn new(id: VmId, pid: Pid, name: &str, policy: PolicyName) -> Self {
         Self {
             id,
             pid,
             name: name.chars().take(NAME_CHARS).map(|c| if c.is_control() { '?' } else { c }).collect(),
             slots: Vec::new(),
+            layout: 0,
+            cross: CrossTable::default(),
+            policy,
             guest: GuestStatus::NoModule,
             reclaim: ReclaimStatus::Forbidden { guard: "starting".into(), why: "not looked at yet".into() },
             offers: OfferCounters::default(),
-            offer_to_done: LatencyWindow::default(),
+            stages: Stages::default(),
             guest_free_bytes: 0,
             offered_bytes: 0,
             reclaimed_bytes: 0,
-            refaulted_bytes: 0,
+            drift: DriftCounters::default(),
+            refaulted_frames: 0,
             page_faults: 0,
             faults_per_s: 0.0,
             sampled_ns: None,
@@ -135,68 +125,102 @@ impl VmModel {
         followed.map(|slot| slot.description.npages * FRAME_SIZE).sum()
     }
 
+    /// Bytes that refaulted since the start.
+    #[must_use]
+    pub fn refaulted_bytes(&self) -> u64 {
+        self.refaulted_frames * FRAME_SIZE
+    }
+
+    /// What its blocks add up to.
+    #[must_use]
+    pub fn cross(&self) -> &CrossTable {
+        &self.cross
+    }
+
+    /// Blocks in each slot, by position; none in slots that are not followed.
+    pub fn block_counts(&self) -> impl Iterator<Item = usize> + '_ {
+        self.slots.iter().map(|slot| slot.states().len())
+    }
+
+    /// Number of the present slot layout; a reading that was begun under another one is of no use.
+    #[must_use]
+    pub fn layout(&self) -> u64 {
+        self.layout
+    }
+
     /// Takes over a new slot layout; blocks of slots that stayed as they were keep what is known of them.
     pub fn set_slots(&mut self, slots: Vec<SlotDescription>) {
+        self.layout += 1;
         let mut old = std::mem::take(&mut self.slots);
         self.slots = slots
             .into_iter()
             .map(|description| {
-                if let Some(at) = old.iter().position(|slot| same_memory(&slot.description, &description)) {
-                    return Slot { blocks: old.swap_remove(at).blocks, description };
+                match old.iter().position(|slot| same_memory(&slot.description, &description)) {
+                    Some(at) => old.swap_remove(at).described(description),
+                    None => SlotBlocks::new(description, &mut self.cross),
                 }
-                let count = if description.followed { blocks_of(&description) } else { 0 };
-                Slot { blocks: vec![Block::default(); count], description }
             })
             .collect();
+        for slot in old {
+            slot.leave(&mut self.cross);
+        }
     }
 
-    /// The guest said that these frames are free.
-    pub fn offered(&mut self, base_gfn: Gfn, npages: u64, now_ns: u64) {
+    /// The guest said that these frames are free. `read` gives the shared table's word on a block.
+    pub fn offered(
+        &mut self,
+        base_gfn: Gfn,
+        npages: u64,
+        now_ns: u64,
+        mut read: impl FnMut(BlockAt) -> BlockReading,
+    ) {
         self.offered_bytes = self.offered_bytes.saturating_add(npages.saturating_mul(FRAME_SIZE));
-        self.whole_blocks(base_gfn, npages, |block| {
-            block.state.claim = GuestClaim::Free;
-            block.offered_ns = now_ns;
+        self.whole_blocks(base_gfn, npages, now_ns, |at, slot, ledger| {
+            // What was touched before the offer must not look like touched after it.
+            slot.look(at.1, read(at), ledger);
+            slot.offer(at.1, ledger);
         });
     }
 
-    /// The memory of these frames was given back to the host, not later than `now_ns`.
-    pub fn reclaimed(&mut self, base_gfn: Gfn, npages: u64, now_ns: u64) {
-        self.whole_blocks(base_gfn, npages, |block| {
-            block.state.fact = HostFact::Reclaimed;
-            block.state.resident_frames = 0;
-            block.baseline_frames = 0;
-            block.refaulted_frames = 0;
-            block.reclaimed_ns = now_ns;
-        });
+    /// The memory of these frames was given back to the host, not later than `at_ns`.
+    pub fn reclaimed(&mut self, base_gfn: Gfn, npages: u64, at_ns: u64) {
+        self.whole_blocks(base_gfn, npages, at_ns, |at, slot, ledger| slot.take_back(at.1, at_ns, ledger));
     }
 
     /// The VM was reset or restored: what its guest said counts for nothing.
-    pub fn forget_claims(&mut self) {
-        for block in self.slots.iter_mut().flat_map(|slot| &mut slot.blocks) {
-            block.state.claim = GuestClaim::Unknown;
+    pub fn forget_claims(&mut self, now_ns: u64) {
+        self.each_slot(now_ns, |_, slot, ledger| slot.forget_claims(ledger));
+    }
+
+    /// Takes over what the shared table says of a block that has changed.
+    pub fn look(&mut self, (slot, index): BlockAt, reading: BlockReading, now_ns: u64) {
+        let Self { slots, cross, refaulted_frames, .. } = self;
+        if let Some(slot) = slots.get_mut(slot) {
+            slot.look(index, reading, &mut Ledger { cross, refaulted_frames, now_ns });
         }
     }
 
-    /// Compares every followed block with the shared table. `read` gets the slot's position in the layout and
-    /// the block's number in the slot.
-    pub fn refresh(&mut self, mut read: impl FnMut(usize, usize) -> BlockReading) {
-        let mut refaulted_frames = 0;
-        for (slot_index, slot) in self.slots.iter_mut().enumerate() {
-            for (index, block) in slot.blocks.iter_mut().enumerate() {
-                refaulted_frames += block.refresh(read(slot_index, index));
-            }
+    /// `count` blocks of a slot from `first` on are read from now on. One reading a VM at a time.
+    pub fn begin_baseline(&mut self, slot: usize, first: usize, count: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.begin_baseline(first, count);
         }
-        self.refaulted_bytes += refaulted_frames * FRAME_SIZE;
     }
 
-    /// Takes over what the VMM's page tables say: `frames[i]` frames of block `i` of the slot have memory.
-    /// `taken_ns` is when reading began: blocks reclaimed after it are left alone.
-    pub fn baseline(&mut self, slot_index: usize, first: usize, frames: &[u16], taken_ns: u64) {
-        let Some(slot) = self.slots.get_mut(slot_index) else { return };
-        for (block, &frames) in slot.blocks.iter_mut().skip(first).zip(frames) {
-            if block.reclaimed_ns < taken_ns {
-                block.baseline_frames = frames;
-            }
+    /// Takes over what that reading gave. The table must have been looked at just before; see
+    /// [`BlockReading`] for `read`; `stale` gets each block that the table calls mapped though nothing is there.
+    pub fn end_baseline(
+        &mut self,
+        slot: usize,
+        truth: &[Residency],
+        now_ns: u64,
+        read: impl FnMut(usize) -> BlockReading,
+        stale: impl FnMut(usize),
+    ) {
+        let Self { slots, cross, refaulted_frames, drift, .. } = self;
+        if let Some(slot) = slots.get_mut(slot) {
+            let mut ledger = Ledger { cross, refaulted_frames, now_ns };
+            slot.end_baseline(truth, read, stale, drift, &mut ledger);
         }
     }
 
@@ -212,104 +236,95 @@ impl VmModel {
         self.page_faults = page_faults;
     }
 
+    /// All that is known of one block; `None` where no followed slot has it. Where two slots share a block, the one
+    /// that has more of it.
+    #[must_use]
+    pub fn block(&self, block: BlockId, now_ns: u64) -> Option<BlockDetail> {
+        let holding = self.slots.iter().filter_map(|slot| slot.index_of(block).map(|index| (slot, index)));
+        let (slot, index) = holding.max_by_key(|(slot, index)| slot.frames_of(*index))?;
+        Some(BlockDetail {
+            vm: self.id,
+            block,
+            slot: slot.description.id,
+            frames: slot.frames_of(index),
+            state: slot.states().get(index)?,
+            life: slot.life(index, now_ns),
+        })
+    }
+
     /// The picture of this VM.
     #[must_use]
     pub fn snapshot(&self) -> VmSnapshot {
-        let mut resident_frames = 0;
-        let mut reclaimed_now_bytes = 0;
-        let mut slots = Vec::with_capacity(self.slots.len());
-        for slot in &self.slots {
-            for block in &slot.blocks {
-                resident_frames += u64::from(block.state.resident_frames);
-                reclaimed_now_bytes += u64::from(block.state.fact == HostFact::Reclaimed) * BLOCK_SIZE;
-            }
-            slots.push(slot.snapshot());
-        }
+        let total = self.cross.total();
+        let of = |fact: HostFact| self.cross.sum(|_, other| other == fact);
         VmSnapshot {
             id: self.id,
             pid: self.pid,
             name: self.name.clone(),
+            policy: self.policy,
             ram_bytes: self.ram_bytes(),
-            resident_bytes: resident_frames * FRAME_SIZE,
+            resident_bytes: total.resident_bytes(),
+            swapped_bytes: total.swapped_bytes(),
+            merged_bytes: total.merged_bytes(),
+            idle_bytes: of(HostFact::Idle).resident_bytes(),
+            free_held_bytes: self.cross.sum(|claim, _| claim == GuestClaim::Free).resident_bytes(),
             guest_free_bytes: self.guest_free_bytes,
             offered_bytes: self.offered_bytes,
             reclaimed_bytes: self.reclaimed_bytes,
-            reclaimed_now_bytes,
-            refaulted_bytes: self.refaulted_bytes,
+            reclaimed_now_bytes: of(HostFact::Reclaimed).bytes(),
+            refaulted_bytes: self.refaulted_bytes(),
             faults_per_s: self.faults_per_s,
             page_faults: self.page_faults,
+            cross: self.cross,
             guest: self.guest.clone(),
             offers: self.offers,
-            offer_to_done: self.offer_to_done.summary(),
+            latency: self.stages.summary(),
             reclaim: self.reclaim.clone(),
-            slots,
+            drift: self.drift,
+            slots: self.slots.iter().map(snapshot_of).collect(),
         }
     }
 
-    fn whole_blocks(&mut self, base_gfn: Gfn, npages: u64, mut change: impl FnMut(&mut Block)) {
+    fn each_slot(&mut self, now_ns: u64, mut change: impl FnMut(usize, &mut SlotBlocks, &mut Ledger<'_>)) {
+        let Self { slots, cross, refaulted_frames, .. } = self;
+        let mut ledger = Ledger { cross, refaulted_frames, now_ns };
+        for (position, slot) in slots.iter_mut().enumerate() {
+            change(position, slot, &mut ledger);
+        }
+    }
+
+    fn whole_blocks(
+        &mut self,
+        base_gfn: Gfn,
+        npages: u64,
+        now_ns: u64,
+        mut change: impl FnMut(BlockAt, &mut SlotBlocks, &mut Ledger<'_>),
+    ) {
         let Some(end) = base_gfn.get().checked_add(npages) else { return };
-        for slot in &mut self.slots {
-            let slot_start = slot.description.base_gfn.get();
-            let first_block = slot.description.base_gfn.block().get();
-            let slot_end = slot_start + slot.description.npages;
-            let from = base_gfn.get().max(slot_start).div_ceil(FRAMES_PER_BLOCK);
-            let to = end.min(slot_end) / FRAMES_PER_BLOCK;
+        self.each_slot(now_ns, |position, slot, ledger| {
+            let start = slot.description.base_gfn.get();
+            let from = base_gfn.get().max(start).div_ceil(FRAMES_PER_BLOCK);
+            let to = end.min(start + slot.description.npages) / FRAMES_PER_BLOCK;
             for block in from..to {
-                let index = usize::try_from(block - first_block).ok();
-                if let Some(block) = index.and_then(|index| slot.blocks.get_mut(index)) {
-                    change(block);
+                if let Some(index) = slot.index_of(BlockId::new(block)) {
+                    change((position, index), slot, ledger);
                 }
             }
-        }
+        });
     }
 }
 
-impl Slot {
-    fn snapshot(&self) -> SlotSnapshot {
-        let description = &self.description;
-        SlotSnapshot {
-            id: description.id,
-            base_gfn: description.base_gfn,
-            npages: description.npages,
-            userspace_addr: description.userspace_addr,
-            backing: description.backing.clone(),
-            readonly: description.readonly,
-            blocks: self.blocks.iter().map(|block| block.state).collect::<Arc<[_]>>(),
-        }
+fn snapshot_of(slot: &SlotBlocks) -> SlotSnapshot {
+    let description = &slot.description;
+    SlotSnapshot {
+        id: description.id,
+        base_gfn: description.base_gfn,
+        npages: description.npages,
+        userspace_addr: description.userspace_addr,
+        backing: description.backing.clone(),
+        readonly: description.readonly,
+        blocks: BlockMap::clone(slot.states()),
     }
-}
-
-impl Block {
-    /// Returns the frames that refaulted since the last call.
-    fn refresh(&mut self, reading: BlockReading) -> u64 {
-        if self.state.claim == GuestClaim::Free && reading.last_map_ns > self.offered_ns {
-            self.state.claim = GuestClaim::InUse;
-        }
-        let untouched = self.reclaimed_ns > 0 && reading.last_map_ns <= self.reclaimed_ns;
-        if untouched {
-            return 0;
-        }
-        let frames = reading.mapped_frames.max(self.baseline_frames);
-        self.state.resident_frames = frames;
-        match self.state.fact {
-            HostFact::Reclaimed => self.state.fact = HostFact::Refaulted,
-            HostFact::Untouched if frames > 0 => self.state.fact = HostFact::Resident,
-            HostFact::Resident if frames == 0 => self.state.fact = HostFact::Untouched,
-            _ => {}
-        }
-        if self.state.fact != HostFact::Refaulted {
-            return 0;
-        }
-        let more = reading.mapped_frames.saturating_sub(self.refaulted_frames);
-        self.refaulted_frames += more;
-        u64::from(more)
-    }
-}
-
-/// Blocks that a slot touches, the first and last perhaps in part.
-fn blocks_of(slot: &SlotDescription) -> usize {
-    let last = Gfn::new(slot.base_gfn.get() + slot.npages.max(1) - 1).block();
-    usize::try_from(last.get() - slot.base_gfn.block().get() + 1).unwrap_or(0)
 }
 
 fn same_memory(one: &SlotDescription, other: &SlotDescription) -> bool {

@@ -162,6 +162,9 @@ fn probes() -> Vec<Feature> {
         let (state, found) = match probe.state {
             ProbeState::Attached => (FeatureState::Present, "attached".into()),
             ProbeState::NotNeeded(why) => (FeatureState::Present, format!("not needed: {why}")),
+            ProbeState::StoodIn { reason, by } => {
+                (FeatureState::Degraded, format!("{reason}; {by} stands in"))
+            }
             ProbeState::Failed(why) => (FeatureState::Degraded, why),
         };
         features.push(feature(probe.hook, state, found, "what it shows; see the lines below", ""));

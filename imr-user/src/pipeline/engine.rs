@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::baseline::Baseline;
+use super::command::Command;
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
 use super::vms::{FollowedVm, NoWorker, WorkerStart};
@@ -32,7 +33,7 @@ use crate::ingest::tables::Tables;
 use crate::model::ids::{Pid, VmId};
 use crate::model::latency::LatencyWindow;
 use crate::model::snapshot::{
-    EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot,
+    BlockDetail, EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot,
 };
 
 /// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
@@ -70,11 +71,18 @@ pub(super) struct Engine {
     baselines: UnboundedReceiver<(VmId, Result<Baseline, IngestError>)>,
     ended_in: UnboundedSender<VmId>,
     ended: UnboundedReceiver<VmId>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    records: UnboundedSender<Record>,
+    out: Channels,
     host: HostSnapshot,
     started: Instant,
     sequence: u64,
+}
+
+/// The pipeline's ends of what its [`super::Handle`] holds.
+pub(super) struct Channels {
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) records: UnboundedSender<Record>,
+    pub(super) commands: UnboundedReceiver<Command>,
+    pub(super) details: watch::Sender<Option<Arc<BlockDetail>>>,
 }
 
 /// What the first look at the snapshot channel shows.
@@ -93,11 +101,7 @@ pub(super) fn empty_snapshot(config: &Config) -> Snapshot {
 
 impl Engine {
     /// Loads the probes and follows the VMs that run.
-    pub(super) fn start(
-        config: Config,
-        snapshots: watch::Sender<Arc<Snapshot>>,
-        records: UnboundedSender<Record>,
-    ) -> Result<Self, PipelineError> {
+    pub(super) fn start(config: Config, out: Channels) -> Result<Self, PipelineError> {
         let host = host::read()?;
         let max_guest_bytes = (host.mem_total * OVERCOMMIT).max(LEAST_GUEST_BYTES);
         let mut probes = Probes::load(&LoadOptions { max_guest_bytes, debug_bpf: config.debug_bpf })?;
@@ -130,8 +134,7 @@ impl Engine {
             baselines,
             ended_in,
             ended,
-            snapshots,
-            records,
+            out,
             host,
             started: Instant::now(),
             sequence: 0,
@@ -180,6 +183,7 @@ impl Engine {
                     }
                 }
                 Some((vm, report)) = self.reports.recv() => self.report(vm, report),
+                Some(command) = self.out.commands.recv() => self.command(command),
                 Some(vm) = self.ended.recv() => self.remove(vm),
                 Some((vm, result)) = self.baselines.recv() => self.take_baseline(vm, result),
                 _ = slots.tick() => self.follow_slot_changes(),
@@ -192,6 +196,17 @@ impl Engine {
         }
         self.finish();
         Ok(())
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Inspect(vm, block) => {
+                let vm = self.vms.get(&vm);
+                let detail = vm.and_then(|vm| vm.model.block(block, clock::monotonic_ns()));
+                self.out.details.send_replace(detail.map(Arc::new));
+            }
+            Command::SetPolicy(..) | Command::ReclaimNow(_) | Command::SetDelay(_) => {}
+        }
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -269,7 +284,7 @@ impl Engine {
             vm.mappings_changed = true;
             vm.dirty = true;
         }
-        if let Some(happened) = reports::apply(vm, &mut self.log, report) {
+        if let Some(happened) = reports::apply(vm, &self.tables, &mut self.log, report) {
             self.tell(Some(id), happened);
         }
     }
@@ -299,7 +314,7 @@ impl Engine {
             vms: self.vms.values().map(|vm| vm.model.snapshot()).collect(),
             decisions: self.log.to_vec(),
         };
-        self.snapshots.send_replace(Arc::new(snapshot));
+        self.out.snapshots.send_replace(Arc::new(snapshot));
     }
 
     fn counters(&self) -> EventCounters {
@@ -344,7 +359,7 @@ impl Engine {
     fn tell(&self, vm: Option<VmId>, happened: Happened) {
         let vm = vm.and_then(|id| self.vms.get(&id)).map(reference);
         // Nobody listens: imr-top shows the snapshot instead.
-        let _ = self.records.send(Record { unix_ms: clock::unix_ms(), vm, happened });
+        let _ = self.out.records.send(Record { unix_ms: clock::unix_ms(), vm, happened });
     }
 }
 

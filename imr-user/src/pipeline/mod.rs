@@ -5,6 +5,7 @@
 
 mod baseline;
 mod clock;
+pub mod command;
 mod doctor;
 mod engine;
 pub mod record;
@@ -24,7 +25,8 @@ pub use doctor::{Feature, FeatureState, examine};
 
 use crate::ingest::IngestError;
 use crate::model::ids::Pid;
-use crate::model::snapshot::{PolicyName, Snapshot};
+use crate::model::snapshot::{BlockDetail, PolicyName, Snapshot};
+use command::Command;
 use record::Record;
 
 /// What to follow and what to do.
@@ -76,6 +78,10 @@ pub struct Handle {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// What happens, in order; ends after the summary.
     pub records: mpsc::UnboundedReceiver<Record>,
+    /// Wishes; answered in the order they come, between events.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// The newest answer to [`Command::Inspect`]; `None` before the first, and of a block that is not followed.
+    pub details: watch::Receiver<Option<Arc<BlockDetail>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: JoinHandle<Result<(), PipelineError>>,
 }
@@ -105,8 +111,16 @@ impl Handle {
 pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
     let (snapshot_sender, snapshots) = watch::channel(Arc::new(engine::empty_snapshot(&config)));
     let (record_sender, records) = mpsc::unbounded_channel();
+    let (commands, command_receiver) = mpsc::unbounded_channel();
+    let (detail_sender, details) = watch::channel(None);
     let (stop, stopped) = oneshot::channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
+    let out = engine::Channels {
+        snapshots: snapshot_sender,
+        records: record_sender,
+        commands: command_receiver,
+        details: detail_sender,
+    };
     let thread = thread::Builder::new()
         .name("imr-pipeline".into())
         .spawn(move || {
@@ -115,7 +129,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
                 .build()
                 .map_err(|source| PipelineError::Start { what: "the runtime", source })?;
             runtime.block_on(async {
-                match engine::Engine::start(config, snapshot_sender, record_sender) {
+                match engine::Engine::start(config, out) {
                     Ok(engine) => {
                         let _ = started.send(Ok(()));
                         engine.run(stopped).await
@@ -129,7 +143,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
         })
         .map_err(|source| PipelineError::Start { what: "the pipeline thread", source })?;
     match start.recv() {
-        Ok(Ok(())) => Ok(Handle { snapshots, records, stop: Some(stop), thread }),
+        Ok(Ok(())) => Ok(Handle { snapshots, records, commands, details, stop: Some(stop), thread }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(thread
             .join()

@@ -9,6 +9,7 @@ use super::record::Happened;
 use super::vms::FollowedVm;
 use super::worker::{Done, Report};
 use crate::guest::session::HelloKind;
+use crate::ingest::tables::Tables;
 use crate::model::decision::{Decision, DecisionKind};
 use crate::model::ids::FRAME_SIZE;
 use crate::model::snapshot::GuestStatus;
@@ -25,6 +26,7 @@ impl DecisionLog {
         &mut self,
         vm: &FollowedVm,
         kind: DecisionKind,
+        guard: Option<String>,
         why: String,
         offer_seq: u64,
         bytes: u64,
@@ -33,7 +35,7 @@ impl DecisionLog {
             self.0.pop_front();
         }
         let (vm, pid) = (vm.model.id(), vm.model.pid());
-        self.0.push_back(Decision { unix_ms: clock::unix_ms(), vm, pid, kind, why, offer_seq, bytes });
+        self.0.push_back(Decision { unix_ms: clock::unix_ms(), vm, pid, kind, guard, why, offer_seq, bytes });
     }
 
     pub(super) fn to_vec(&self) -> Vec<Decision> {
@@ -42,7 +44,12 @@ impl DecisionLog {
 }
 
 /// Takes over one report. Returns what is to be told, if anything.
-pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) -> Option<Happened> {
+pub(super) fn apply(
+    vm: &mut FollowedVm,
+    tables: &Tables,
+    log: &mut DecisionLog,
+    report: Report,
+) -> Option<Happened> {
     let offers = &mut vm.model.offers;
     match report {
         Report::Hello { kind, gpa, cookie, statistics } => {
@@ -54,13 +61,13 @@ pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) 
                 HelloKind::RolledBack => "rolled_back",
             };
             vm.model.guest = GuestStatus::Attached { control_gpa: gpa.get(), cookie };
-            log.add(vm, DecisionKind::Attached, format!("HELLO ({kind}), control page at {gpa}"), 0, 0);
+            log.add(vm, DecisionKind::Attached, None, format!("HELLO ({kind}), control page at {gpa}"), 0, 0);
             Some(Happened::Hello { control_gpa: gpa.get(), kind: kind.into() })
         }
         Report::Detached { why } => {
             vm.model.guest = GuestStatus::Detached { why: why.clone() };
             vm.model.guest_free_bytes = 0;
-            log.add(vm, DecisionKind::Detached, why.clone(), 0, 0);
+            log.add(vm, DecisionKind::Detached, None, why.clone(), 0, 0);
             Some(Happened::Detached { why })
         }
         Report::Claimed(offer) => {
@@ -68,7 +75,7 @@ pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) 
             let bytes = offer.ranges.iter().map(|range| range.npages.saturating_mul(FRAME_SIZE)).sum();
             let now_ns = clock::monotonic_ns();
             for range in &offer.ranges {
-                vm.model.offered(range.base_gfn, range.npages, now_ns);
+                vm.offered(tables, range.base_gfn, range.npages, now_ns);
             }
             Some(Happened::Claim { seq: offer.seq, ranges: offer.ranges.len(), bytes, redone: offer.redone })
         }
@@ -79,12 +86,12 @@ pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) 
             } else {
                 offers.abandoned += 1;
             }
-            log.add(vm, DecisionKind::Abandoned, why.clone(), seq, 0);
+            log.add(vm, DecisionKind::Abandoned, None, why.clone(), seq, 0);
             Some(Happened::Abandoned { seq, why })
         }
         Report::Malformed { why } => {
             offers.malformed += 1;
-            log.add(vm, DecisionKind::Refused, why.clone(), 0, 0);
+            log.add(vm, DecisionKind::Refused, None, why.clone(), 0, 0);
             Some(Happened::Refused { why })
         }
         Report::Stale => {
@@ -99,6 +106,7 @@ pub(super) fn apply(vm: &mut FollowedVm, log: &mut DecisionLog, report: Report) 
 fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened {
     let outcome = &done.outcome;
     let mut why = BTreeSet::new();
+    let mut guard = None;
     let (mut reclaimed, mut kept, mut refused) = (0, 0, 0);
     let (mut offered_bytes, mut reclaimed_bytes) = (0, 0);
     for (&(base_gfn, npages), range) in done.ranges.iter().zip(&outcome.ranges) {
@@ -115,10 +123,11 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
             _ => {}
         }
         why.insert(range.result.to_string());
+        guard = guard.or_else(|| range.result.guard());
     }
     let total_ns = done.total_ns();
     let model = &mut vm.model;
-    model.offer_to_done.add_ns(total_ns);
+    done.add_to(&mut model.stages);
     model.reclaimed_bytes += outcome.freed_bytes;
     model.offers.done += 1;
     model.offers.ranges_reclaimed += reclaimed as u64;
@@ -130,15 +139,16 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
         log.add(
             vm,
             DecisionKind::Reclaimed,
+            None,
             format!("{reclaimed} ranges by {}", outcome.backend),
             seq,
             reclaimed_bytes,
         );
     }
     if kept > 0 {
-        log.add(vm, DecisionKind::Kept, why.join("; "), seq, offered_bytes - reclaimed_bytes);
+        log.add(vm, DecisionKind::Kept, guard, why.join("; "), seq, offered_bytes - reclaimed_bytes);
     } else if refused > 0 {
-        log.add(vm, DecisionKind::Refused, why.join("; "), seq, offered_bytes - reclaimed_bytes);
+        log.add(vm, DecisionKind::Refused, guard, why.join("; "), seq, offered_bytes - reclaimed_bytes);
     }
     Happened::Done {
         seq,

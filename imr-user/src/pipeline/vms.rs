@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::clock;
 use super::worker::{Job, Report, Worker};
 use crate::correlate::Call;
 use crate::guest::lock::{LockError, VmLock};
@@ -20,7 +21,7 @@ use crate::ingest::vmm::Vmm;
 use crate::model::backing::Segment;
 use crate::model::ids::{Gfn, Hva, VmId};
 use crate::model::snapshot::{PolicyName, ReclaimStatus};
-use crate::model::vm::{BlockReading, SlotDescription, VmModel};
+use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
 use crate::reclaim::guards::{self, SlotFacts, VmFacts};
 
 /// Frames from 3 to 4 GiB.
@@ -93,10 +94,10 @@ pub(super) struct WorkerStart<'a> {
 }
 
 impl FollowedVm {
-    pub(super) fn new(id: VmId, vmm: Arc<Vmm>, layout: Layout) -> Self {
+    pub(super) fn new(id: VmId, vmm: Arc<Vmm>, layout: Layout, policy: PolicyName) -> Self {
         let Layout { found, registration, segments, hazards } = layout;
         let mut vm = Self {
-            model: VmModel::new(id, vmm.pid(), vmm.name()),
+            model: VmModel::new(id, vmm.pid(), vmm.name(), policy),
             vmm,
             found,
             registration,
@@ -183,7 +184,7 @@ impl FollowedVm {
     /// Tells the worker, if there is one, that the VM was reset.
     pub(super) fn reset(&mut self) {
         self.send(Job::Reset);
-        self.model.forget_claims();
+        self.model.forget_claims(clock::monotonic_ns());
     }
 
     fn send(&mut self, job: Job) -> bool {
@@ -240,16 +241,27 @@ impl FollowedVm {
         self.model.sample_faults(record.page_faults, now_ns);
         self.model.offers.denied_calls = record.denied_calls;
         self.model.offers.limited_calls = record.limited_calls + self.calls_dropped;
-        let registration = &self.registration;
-        self.model.refresh(|slot, block| match registration.block_base(slot) {
-            Some(base) => {
-                let record = tables.block(base + block as u64);
-                let mapped: u32 = record.mapped.iter().map(|word| word.count_ones()).sum();
-                BlockReading { mapped_frames: mapped as u16, last_map_ns: record.last_map_ns }
+        let counts: Vec<usize> = self.model.block_counts().collect();
+        for (slot, count) in counts.into_iter().enumerate() {
+            for block in 0..count {
+                self.model.look((slot, block), read(&self.registration, tables, (slot, block)), now_ns);
             }
-            None => BlockReading::default(),
-        });
+        }
     }
+
+    /// The guest said that these frames are free.
+    pub(super) fn offered(&mut self, tables: &Tables, base_gfn: Gfn, npages: u64, now_ns: u64) {
+        let registration = &self.registration;
+        self.model.offered(base_gfn, npages, now_ns, |at| read(registration, tables, at));
+    }
+}
+
+/// The shared table's word on a block.
+fn read(registration: &Registration, tables: &Tables, (slot, block): BlockAt) -> BlockReading {
+    let Some(base) = registration.block_base(slot) else { return BlockReading::default() };
+    let record = tables.block(base + block as u64);
+    let mapped: u32 = record.mapped.iter().map(|word| word.count_ones()).sum();
+    BlockReading { mapped_frames: mapped as u16, last_map_ns: record.last_map_ns, ..BlockReading::default() }
 }
 
 /// Whether a slot is the guest's RAM, and not ROM or a device's. RAM below 4 GiB begins at its bottom on every

@@ -18,6 +18,7 @@ use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use crate::ingest::tables::Tables;
 use crate::model::ids::{Gfn, Gpa, VmId};
+use crate::model::latency::Stages;
 use crate::model::snapshot::PolicyName;
 use crate::policy;
 use crate::reclaim::executor::{self, Target};
@@ -61,9 +62,12 @@ pub(super) enum Report {
 pub(super) struct Done {
     pub(super) ranges: Vec<(Gfn, u64)>,
     pub(super) outcome: Outcome,
-    /// Doorbell, claim, end of the reclaim calls, done; ns of CLOCK_MONOTONIC.
+    /// Doorbell, taken up by the worker, claim, last invalidation seen (0: none), end of the reclaim calls, done; ns of
+    /// CLOCK_MONOTONIC.
     pub(super) rung_ns: u64,
+    pub(super) heard_ns: u64,
     pub(super) claimed_ns: u64,
+    pub(super) notified_ns: u64,
     pub(super) reclaimed_ns: u64,
     pub(super) done_ns: u64,
 }
@@ -72,6 +76,19 @@ impl Done {
     /// Doorbell to done, ns.
     pub(super) fn total_ns(&self) -> u64 {
         self.done_ns.saturating_sub(self.rung_ns)
+    }
+
+    /// Adds the time that each stage took.
+    pub(super) fn add_to(&self, stages: &mut Stages) {
+        stages.offer.add_ns(self.heard_ns.saturating_sub(self.rung_ns));
+        stages.claim.add_ns(self.claimed_ns.saturating_sub(self.heard_ns));
+        stages.reclaim.add_ns(self.reclaimed_ns.saturating_sub(self.claimed_ns));
+        // An older one belongs to something else: nothing of this batch was mapped.
+        if self.notified_ns >= self.claimed_ns {
+            stages.notifier.add_ns(self.notified_ns - self.claimed_ns);
+        }
+        stages.done.add_ns(self.done_ns.saturating_sub(self.reclaimed_ns));
+        stages.total.add_ns(self.total_ns());
     }
 }
 
@@ -139,12 +156,13 @@ impl Worker {
     }
 
     fn doorbell(&mut self, seq: u64, call: Call) {
+        let heard_ns = clock::monotonic_ns();
         let identity = self.identity();
         // Without a session there is no page to answer in; the guest says HELLO about once a second then.
         let Some(session) = self.session.as_mut() else { return self.report(Report::Settled) };
         let doorbell = Doorbell { seq, cookie: call.cookie, rung_ns: call.time_ns };
         match session.claim(&self.memory, doorbell, identity, clock::monotonic_ns) {
-            Ok(Claim::Taken(offer)) => self.take(&offer, call),
+            Ok(Claim::Taken(offer)) => self.take(&offer, call, heard_ns),
             Ok(Claim::Revoked) => {
                 let why = "the guest had withdrawn it".into();
                 self.report(Report::Abandoned { seq, revoked: true, why });
@@ -158,7 +176,7 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, offer: &Offer, call: Call) {
+    fn take(&mut self, offer: &Offer, call: Call, heard_ns: u64) {
         let claimed_ns = clock::monotonic_ns();
         self.report(Report::Claimed(offer.clone()));
         let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
@@ -169,6 +187,7 @@ impl Worker {
             executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
         };
         let reclaimed_ns = clock::monotonic_ns();
+        let notified_ns = 0;
         if outcome.vmm_gone() {
             return self.gone();
         }
@@ -188,7 +207,9 @@ impl Worker {
                     ranges,
                     outcome,
                     rung_ns,
+                    heard_ns,
                     claimed_ns,
+                    notified_ns,
                     reclaimed_ns,
                     done_ns,
                 }));

@@ -83,6 +83,20 @@ pub enum Measured {
 }
 
 impl RangeResult {
+    /// Name of the guard or the policy that decided, where one did.
+    #[must_use]
+    pub fn guard(&self) -> Option<String> {
+        match self {
+            Self::Kept(Reason::Guard(guard)) | Self::Refused(Reason::Guard(guard)) => {
+                Some(guard.name().into())
+            }
+            Self::Kept(Reason::Policy(policy)) | Self::Refused(Reason::Policy(policy)) => {
+                Some(policy.replace(' ', "-"))
+            }
+            _ => None,
+        }
+    }
+
     /// The answer as the guest is told, `RESULT_*`.
     #[must_use]
     pub const fn wire(&self) -> u8 {

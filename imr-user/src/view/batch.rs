@@ -25,8 +25,8 @@ const COLUMNS: [(&str, Value); 12] = [
     ("REFAULTED", |vm| format::bytes_short(vm.refaulted_bytes)),
     ("FAULTS/S", |vm| format::rate(vm.faults_per_s)),
     ("DONE", |vm| format::count(vm.offers.done)),
-    ("P50", |vm| answered(vm, vm.offer_to_done.p50_us)),
-    ("P99", |vm| answered(vm, vm.offer_to_done.p99_us)),
+    ("P50", |vm| answered(vm, vm.latency.total.p50_us)),
+    ("P99", |vm| answered(vm, vm.latency.total.p99_us)),
 ];
 
 /// The snapshot as text; the last line ends with a line feed.
@@ -130,5 +130,5 @@ fn table(out: &mut String, vms: &[VmSnapshot]) -> std::fmt::Result {
 }
 
 fn answered(vm: &VmSnapshot, micros: u64) -> String {
-    if vm.offer_to_done.count == 0 { "-".to_owned() } else { format::micros(micros) }
+    if vm.latency.total.count == 0 { "-".to_owned() } else { format::micros(micros) }
 }

@@ -46,11 +46,18 @@ impl Tally {
     pub(crate) fn add(&mut self, state: BlockState) {
         let frames = u64::from(state.resident_frames).min(FRAMES_PER_BLOCK);
         match (state.fact, state.claim) {
-            (HostFact::Resident | HostFact::Refaulted, GuestClaim::Free) => {
+            (fact, GuestClaim::Free) if fact.is_held() => {
                 self.free_held += 1;
                 self.free_held_frames += frames;
             }
-            (HostFact::Resident, _) => {
+            (
+                HostFact::Resident4k
+                | HostFact::Resident2m
+                | HostFact::Idle
+                | HostFact::Swapped
+                | HostFact::Merged,
+                _,
+            ) => {
                 self.resident += 1;
                 self.resident_frames += frames;
             }
@@ -131,10 +138,10 @@ impl Region<'_> {
             for state in slot.blocks.iter() {
                 match &mut pending {
                     // Slots never overlap, so only the block at the seam can come twice.
-                    Some((last, joined)) if id == *last => *joined = join(*joined, *state),
+                    Some((last, joined)) if id == *last => *joined = join(*joined, state),
                     Some((last, _)) if id < *last => {}
                     _ => {
-                        if let Some((last, joined)) = pending.replace((id, *state)) {
+                        if let Some((last, joined)) = pending.replace((id, state)) {
                             visit(last, joined);
                         }
                     }
@@ -194,14 +201,20 @@ fn join(a: BlockState, b: BlockState) -> BlockState {
     let weight = |fact: HostFact| match fact {
         HostFact::Untouched => 0,
         HostFact::Reclaimed => 1,
-        HostFact::Resident => 2,
-        HostFact::Refaulted => 3,
+        HostFact::Merged => 2,
+        HostFact::Swapped => 3,
+        HostFact::Idle => 4,
+        HostFact::Resident2m => 5,
+        HostFact::Resident4k => 6,
+        HostFact::Refaulted => 7,
     };
     BlockState {
         // The block is free only if both parts are.
         claim: if a.claim == b.claim { a.claim } else { GuestClaim::Unknown },
         fact: if weight(a.fact) >= weight(b.fact) { a.fact } else { b.fact },
         resident_frames: a.resident_frames.saturating_add(b.resident_frames),
+        swapped_frames: a.swapped_frames.saturating_add(b.swapped_frames),
+        merged_frames: a.merged_frames.saturating_add(b.merged_frames),
     }
 }
 
@@ -210,11 +223,11 @@ mod tests {
     use super::*;
     use crate::view::testing::{block, slot};
 
-    const R: BlockState = block(GuestClaim::Unknown, HostFact::Resident, 512);
+    const R: BlockState = block(GuestClaim::Unknown, HostFact::Resident4k, 512);
     const U: BlockState = block(GuestClaim::Unknown, HostFact::Untouched, 0);
     const T: BlockState = block(GuestClaim::Free, HostFact::Reclaimed, 0);
     const B: BlockState = block(GuestClaim::InUse, HostFact::Refaulted, 100);
-    const H: BlockState = block(GuestClaim::Free, HostFact::Resident, 256);
+    const H: BlockState = block(GuestClaim::Free, HostFact::Resident4k, 256);
 
     fn kind(states: &[BlockState]) -> CellKind {
         let mut tally = Tally::default();
@@ -230,7 +243,7 @@ mod tests {
         assert_eq!(kind(&[R, B]), CellKind::Refaulted);
         assert_eq!(kind(&[U, T]), CellKind::Reclaimed);
         assert_eq!(kind(&[H, R]), CellKind::FreeHeld);
-        assert_eq!(kind(&[block(GuestClaim::Unknown, HostFact::Resident, 255)]), CellKind::Partly);
+        assert_eq!(kind(&[block(GuestClaim::Unknown, HostFact::Resident4k, 255)]), CellKind::Partly);
         assert_eq!(kind(&[block(GuestClaim::Free, HostFact::Refaulted, 9)]), CellKind::FreeHeld);
     }
 
@@ -248,9 +261,9 @@ mod tests {
 
     #[test]
     fn neighbouring_slots_join_and_holes_part() {
-        let mut low = slot(0, 0, &[block(GuestClaim::Unknown, HostFact::Resident, 160)]);
+        let mut low = slot(0, 0, &[block(GuestClaim::Unknown, HostFact::Resident4k, 160)]);
         low.npages = 160;
-        let mut high = slot(3, 0, &[block(GuestClaim::Unknown, HostFact::Resident, 256), U, R]);
+        let mut high = slot(3, 0, &[block(GuestClaim::Unknown, HostFact::Resident4k, 256), U, R]);
         high.base_gfn = crate::model::ids::Gfn::new(256);
         let far = slot(4, 2048, &[R]);
         let rom = slot(5, 1000, &[]);

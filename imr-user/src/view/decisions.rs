@@ -46,6 +46,7 @@ pub(crate) fn name(kind: DecisionKind) -> &'static str {
         DecisionKind::Kept => "kept",
         DecisionKind::Refused => "refused",
         DecisionKind::Abandoned => "abandoned",
+        DecisionKind::Operator => "operator",
     }
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn vm_name(snapshot: &Snapshot, decision: &Decision) -> String {
 fn line(theme: Theme, snapshot: &Snapshot, decision: &Decision, columns: usize) -> Line<'static> {
     let role = match decision.kind {
         DecisionKind::Reclaimed | DecisionKind::Attached => Role::Good,
-        DecisionKind::Kept => Role::Text,
+        DecisionKind::Kept | DecisionKind::Operator => Role::Text,
         DecisionKind::Refused | DecisionKind::Abandoned | DecisionKind::Detached => Role::Warn,
     };
     let vm = format::printable(&vm_name(snapshot, decision), theme.ascii());

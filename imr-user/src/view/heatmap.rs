@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn blocks_a_cell_grow_until_the_map_fits() {
-        let states = vec![block(GuestClaim::Unknown, HostFact::Resident, 512); 4096];
+        let states = vec![block(GuestClaim::Unknown, HostFact::Resident4k, 512); 4096];
         let mut vm = vm(1, "big");
         vm.slots = vec![slot(0, 0, &states)];
         for rows in 3..60 {

@@ -57,7 +57,7 @@ pub(crate) fn policy(policy: PolicyName) -> &'static str {
 pub(crate) fn failed_probes(host: &HostSnapshot) -> (usize, usize, Option<String>) {
     let mut failed = host.probes.iter().filter_map(|probe| match &probe.state {
         ProbeState::Failed(why) => Some(format!("{} ({why})", probe.hook)),
-        ProbeState::Attached | ProbeState::NotNeeded(_) => None,
+        ProbeState::Attached | ProbeState::NotNeeded(_) | ProbeState::StoodIn { .. } => None,
     });
     let first = failed.next();
     (usize::from(first.is_some()) + failed.count(), host.probes.len(), first)

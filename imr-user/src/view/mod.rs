@@ -5,18 +5,26 @@
 
 pub mod app;
 pub mod batch;
+mod blocks;
 mod cells;
+mod context;
+mod cross;
 mod decisions;
 pub mod format;
+mod health;
 mod heatmap;
 mod help;
+mod history;
 mod host_line;
 mod layout;
+mod log;
+mod stages;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod theme;
+mod timeline;
 mod vm_detail;
 mod vm_table;
 

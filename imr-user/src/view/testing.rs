@@ -1,17 +1,17 @@
 //! Synthetic snapshots for the tests of the view: the same every time, nothing read from the machine.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::theme::{Palette, Symbols, Theme};
 use crate::model::block::{BlockState, GuestClaim, HostFact};
 use crate::model::decision::{Decision, DecisionKind};
 use crate::model::ids::{BLOCK_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
-use crate::model::latency::LatencySummary;
+use crate::model::latency::{LatencySummary, StageSummaries};
 use crate::model::snapshot::{
-    EventCounters, GuestStatus, HostSnapshot, OfferCounters, PolicyName, ProbeState, ProbeStatus,
-    ReclaimStatus, SCHEMA_VERSION, SlotSnapshot, Snapshot, VmSnapshot,
+    BaselineStatus, DriftCounters, EventCounters, GuestStatus, HostSnapshot, OfferCounters, PolicyName,
+    ProbeState, ProbeStatus, ReclaimStatus, SCHEMA_VERSION, SlotSnapshot, Snapshot, VmSnapshot,
 };
+use crate::model::sums::CrossTable;
 
 /// The theme of most tests: symbols, no colours.
 pub(crate) const THEME: Theme = Theme { palette: Palette::Mono, symbols: Symbols::Unicode };
@@ -21,7 +21,7 @@ const MIB: u64 = 1 << 20;
 
 /// A block.
 pub(crate) const fn block(claim: GuestClaim, fact: HostFact, resident_frames: u16) -> BlockState {
-    BlockState { claim, fact, resident_frames }
+    BlockState { claim, fact, resident_frames, swapped_frames: 0, merged_frames: 0 }
 }
 
 /// A memfd slot of whole blocks.
@@ -33,7 +33,7 @@ pub(crate) fn slot(id: i32, first_block: u64, blocks: &[BlockState]) -> SlotSnap
         userspace_addr: Hva::new(0x7f00_0000_0000),
         backing: "memfd".to_owned(),
         readonly: false,
-        blocks: Arc::from(blocks),
+        blocks: blocks.iter().copied().collect(),
     }
 }
 
@@ -41,9 +41,9 @@ pub(crate) fn slot(id: i32, first_block: u64, blocks: &[BlockState]) -> SlotSnap
 pub(crate) fn lived_in(count: usize) -> Vec<BlockState> {
     (0..count)
         .map(|index| match index * 100 / count {
-            0..30 => block(GuestClaim::Unknown, HostFact::Resident, 512),
-            30..38 => block(GuestClaim::Unknown, HostFact::Resident, 40),
-            38..46 => block(GuestClaim::Free, HostFact::Resident, 512),
+            0..30 => block(GuestClaim::Unknown, HostFact::Resident4k, 512),
+            30..38 => block(GuestClaim::Unknown, HostFact::Resident4k, 40),
+            38..46 => block(GuestClaim::Free, HostFact::Resident4k, 512),
             46..72 => block(GuestClaim::Free, HostFact::Reclaimed, 0),
             72..78 => block(GuestClaim::InUse, HostFact::Refaulted, 300),
             _ => block(GuestClaim::Unknown, HostFact::Untouched, 0),
@@ -62,8 +62,13 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
         id: VmId::new(id),
         pid: Pid::new(4000 + id),
         name: name.to_owned(),
+        policy: PolicyName::Immediate,
         ram_bytes: 256 * BLOCK_SIZE,
         resident_bytes: 230 * MIB,
+        swapped_bytes: 0,
+        merged_bytes: 0,
+        idle_bytes: 0,
+        free_held_bytes: 40 * MIB,
         guest_free_bytes: 310 * MIB,
         offered_bytes: 2 * GIB,
         reclaimed_bytes: 1945 * MIB,
@@ -82,7 +87,12 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
             ranges_kept: 12,
             ..OfferCounters::default()
         },
-        offer_to_done: LatencySummary { count: 69, p50_us: 350, p99_us: 1234, max_us: 5678 },
+        latency: StageSummaries {
+            total: LatencySummary { count: 69, p50_us: 350, p99_us: 1234, max_us: 5678 },
+            ..StageSummaries::default()
+        },
+        cross: CrossTable::default(),
+        drift: DriftCounters::default(),
         reclaim: ReclaimStatus::Ready { backend: "punch".to_owned() },
         slots: vec![low, high],
     }
@@ -105,7 +115,7 @@ pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
         faults_per_s: 0.0,
         guest: GuestStatus::NoModule,
         offers: OfferCounters::default(),
-        offer_to_done: LatencySummary::default(),
+        latency: StageSummaries::default(),
         reclaim: ReclaimStatus::Forbidden {
             guard: "private-mapping".to_owned(),
             why: "guest RAM is private anonymous memory; start QEMU with memory-backend-memfd,share=on"
@@ -124,6 +134,7 @@ pub(crate) fn snapshot(vms: Vec<VmSnapshot>) -> Snapshot {
             vm: vm.id,
             pid: vm.pid,
             kind,
+            guard: None,
             why: why.to_owned(),
             offer_seq,
             bytes,
@@ -160,6 +171,8 @@ pub(crate) fn snapshot(vms: Vec<VmSnapshot>) -> Snapshot {
             probes: ["raw_tp kvm_page_fault", "raw_tp kvm_hypercall"]
                 .map(|hook| ProbeStatus { hook: hook.to_owned(), state: ProbeState::Attached })
                 .to_vec(),
+            baseline: BaselineStatus { rounds: 12, round_ms: 41, cpu_percent: 0.31 },
+            model_bytes: 96 << 20,
         },
         vms,
         decisions,

@@ -29,7 +29,7 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
         line
     };
     let offers = vm.offers;
-    let latency = vm.offer_to_done;
+    let latency = vm.latency.total;
     let free = match vm.guest {
         GuestStatus::Attached { .. } => format::bytes(vm.guest_free_bytes),
         GuestStatus::NoModule | GuestStatus::Detached { .. } => "unknown".to_owned(),

@@ -122,10 +122,10 @@ pub(crate) fn guest_free(vm: &VmSnapshot) -> String {
 }
 
 fn latency(vm: &VmSnapshot) -> String {
-    match vm.offer_to_done.count {
+    match vm.latency.total.count {
         0 => "-".to_owned(),
         _ => {
-            format!("{}/{}", format::micros(vm.offer_to_done.p50_us), format::micros(vm.offer_to_done.p99_us))
+            format!("{}/{}", format::micros(vm.latency.total.p50_us), format::micros(vm.latency.total.p99_us))
         }
     }
 }

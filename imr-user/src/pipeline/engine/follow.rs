@@ -9,8 +9,10 @@ use super::{Engine, FIRST_BASELINE_LIMIT, add_to_summary};
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{self, VmFacts as FoundVm};
 use crate::ingest::vmm::Vmm;
+use crate::model::block::Residency;
 use crate::model::ids::{Pid, VmId};
 use crate::model::snapshot::ReclaimStatus;
+use crate::model::vm::BlockReading;
 
 impl Engine {
     /// Finds the VMs of one process, or of all, and follows those that are new.
@@ -45,7 +47,12 @@ impl Engine {
         let id = VmId::new(self.next_id);
         self.next_id += 1;
         self.correlator.register(registration.index(), found.kvm, id);
-        let vm = FollowedVm::new(id, Arc::clone(&vmm), Layout { found, registration, segments, hazards });
+        let vm = FollowedVm::new(
+            id,
+            Arc::clone(&vmm),
+            Layout { found, registration, segments, hazards },
+            self.config.policy,
+        );
         let ended = self.ended_in.clone();
         let watched = Arc::clone(&vmm);
         tokio::spawn(async move {
@@ -163,7 +170,18 @@ impl Engine {
         match result {
             Ok(baseline) => {
                 for (position, frames) in &baseline.slots {
-                    vm.model.baseline(*position, 0, frames, baseline.taken_ns);
+                    let truth: Vec<Residency> = frames
+                        .iter()
+                        .map(|&resident| Residency { resident, ..Residency::default() })
+                        .collect();
+                    vm.model.begin_baseline(*position, 0, truth.len());
+                    vm.model.end_baseline(
+                        *position,
+                        &truth,
+                        baseline.taken_ns,
+                        |_| BlockReading::default(),
+                        |_| (),
+                    );
                 }
             }
             // Its end is reported by the pidfd.
