@@ -1,7 +1,7 @@
 //! eBPF <-> user space: shared arrays, ring-buffer events and the offsets that the loader passes in.
 //!
-//! Arrays are memory-mapped: the eBPF side writes their counters with atomic adds, user space reads them in
-//! place. Nothing here is stable between versions: both sides are built and shipped together.
+//! Arrays are memory-mapped: the eBPF side writes them with atomic instructions, user space reads them in place.
+//! Nothing here is stable between versions: both sides are built and shipped together.
 
 use core::mem::size_of;
 
@@ -20,26 +20,73 @@ pub const MAX_UNMAP_BLOCKS: u64 = 512;
 /// Hypercalls of ours that one VM may have reported in a second; more are counted in `limited_calls`.
 pub const CALLS_PER_SECOND: u64 = 1000;
 
+/// [`BlockRecord::last_map`]: the newest SPTE was a large one. The time loses its lowest bit to it.
+pub const LAST_MAP_LARGE: u64 = 1;
+/// log2 of the unit of [`BlockRecord::last_young`] and [`BlockRecord::last_age`], ns: 134 ms. They wrap after 18 years
+/// of uptime.
+pub const COARSE_SHIFT: u32 = 27;
+/// Blocks that a word of the map `DIRTY` tells of: bit `b % 64` of word `b / 64` is set by the eBPF side after block `b`
+/// of `BLOCKS` has changed, and cleared by user space before it looks.
+pub const BLOCKS_PER_DIRTY_WORD: u64 = u64::BITS as u64;
+
 /// What the host's MMU did with one 2 MiB block of guest memory. One element of the map `BLOCKS`.
 #[repr(C, align(8))]
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockRecord {
     /// Bit `f % 64` of word `f / 64`: frame `f` of the block has a shadow-present leaf SPTE.
     pub mapped: [u64; 8],
-    /// CLOCK_MONOTONIC of the newest SPTE installed, ns.
-    pub last_map_ns: u64,
-    /// CLOCK_MONOTONIC of the newest unmap, ns.
-    pub last_unmap_ns: u64,
-    /// SPTEs installed since the VM was registered.
-    pub maps: u32,
-    /// Of these, 2 MiB or larger.
-    pub maps_large: u32,
-    /// Unmaps seen since the VM was registered.
-    pub unmaps: u32,
-    /// Idleness scans (`kvm_age_hva`) that covered the block.
-    pub ages: u32,
-    /// Zero.
-    pub reserved: [u64; 4],
+    /// CLOCK_MONOTONIC of the newest SPTE installed, ns, and [`LAST_MAP_LARGE`] in place of its lowest bit: see
+    /// [`last_map`]. Zero: none.
+    pub last_map: u64,
+    /// CLOCK_MONOTONIC >> [`COARSE_SHIFT`] when an idleness scan of the host last found a frame of the block accessed.
+    /// Zero: never. Only KVM's TDP MMU shows that; with shadow page tables it stays zero.
+    pub last_young: u32,
+    /// CLOCK_MONOTONIC >> [`COARSE_SHIFT`] when an idleness scan last covered a frame of the block. Zero: never.
+    pub last_age: u32,
+}
+
+/// What [`BlockRecord::last_map`] is for an SPTE installed at `now_ns`; `large`: it maps 2 MiB or more.
+#[must_use]
+pub const fn last_map(now_ns: u64, large: bool) -> u64 {
+    (now_ns & !LAST_MAP_LARGE) | if large { LAST_MAP_LARGE } else { 0 }
+}
+
+/// What [`BlockRecord::last_young`] and [`BlockRecord::last_age`] are for a scan at `now_ns`.
+#[must_use]
+pub const fn coarse(now_ns: u64) -> u32 {
+    (now_ns >> COARSE_SHIFT) as u32
+}
+
+impl BlockRecord {
+    /// CLOCK_MONOTONIC of the newest SPTE installed, ns, an even number. Zero: none.
+    #[must_use]
+    pub const fn last_map_ns(&self) -> u64 {
+        self.last_map & !LAST_MAP_LARGE
+    }
+
+    /// Whether that SPTE was a large one, 2 MiB or more.
+    #[must_use]
+    pub const fn is_large(&self) -> bool {
+        self.last_map & LAST_MAP_LARGE != 0
+    }
+
+    /// CLOCK_MONOTONIC when a scan last found the block accessed, ns, rounded down to 134 ms. Zero: never.
+    #[must_use]
+    pub const fn last_young_ns(&self) -> u64 {
+        (self.last_young as u64) << COARSE_SHIFT
+    }
+
+    /// CLOCK_MONOTONIC when a scan last covered the block, ns, rounded down to 134 ms. Zero: never.
+    #[must_use]
+    pub const fn last_age_ns(&self) -> u64 {
+        (self.last_age as u64) << COARSE_SHIFT
+    }
+
+    /// Frames that have an SPTE: 0-512.
+    #[must_use]
+    pub fn mapped_frames(&self) -> u16 {
+        self.mapped.iter().map(|word| word.count_ones() as u16).sum()
+    }
 }
 
 /// Counters of one VM. One element of the map `VMS`, indexed like [`VmSlots`].
@@ -72,8 +119,10 @@ pub struct VmRecord {
     pub window_start_ns: u64,
     /// Calls reported in it.
     pub window_calls: u64,
+    /// CLOCK_MONOTONIC of the newest end of an mmu-notifier invalidation that hit a followed slot, ns.
+    pub last_unmap_ns: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 /// Counters that belong to no VM, one set a CPU. The only element of the per-CPU map `TOTALS`.
@@ -98,7 +147,7 @@ pub struct Totals {
     pub unmaps: u64,
     /// Of these, matched by address to more than one VM, and therefore to none.
     pub unmaps_ambiguous: u64,
-    /// Every `kvm_age_hva`.
+    /// Every idleness scan of the host (`kvm_age_hva`), whoever's memory.
     pub ages: u64,
     /// Ring-buffer events dropped because the buffer was full.
     pub events_lost: u64,
@@ -142,8 +191,17 @@ pub const EVENT_CALL: u32 = 1;
 pub const EVENT_VM_SEEN: u32 = 2;
 /// [`Event::kind`]: the memslots of a registered VM changed. `args` = new generation.
 pub const EVENT_SLOTS_CHANGED: u32 = 3;
-/// [`Event::kind`]: a registered VM was reset, restored or shut down. `args` = new reset generation.
+/// [`Event::kind`]: a registered VM was reset, restored or shut down. `args` = new reset generation, `RESET_*`.
 pub const EVENT_RESET: u32 = 4;
+
+/// What showed a reset: the ioctl KVM_SET_SREGS2 on a vCPU.
+pub const RESET_SET_SREGS2: u64 = 1;
+/// What showed a reset: the ioctl KVM_SET_SREGS on a vCPU, seen as its function.
+pub const RESET_SET_SREGS: u64 = 2;
+/// What showed a reset: KVM_EXIT_SHUTDOWN, a triple fault.
+pub const RESET_SHUTDOWN: u64 = 3;
+/// What showed a reset: KVM_EXIT_SYSTEM_EVENT, asked for by the guest.
+pub const RESET_SYSTEM_EVENT: u64 = 4;
 
 /// What goes through the ring buffer.
 #[repr(C)]
@@ -280,7 +338,7 @@ impl KernelLayout {
 }
 
 const _: () = {
-    assert!(size_of::<BlockRecord>() == 128);
+    assert!(size_of::<BlockRecord>() == 80);
     assert!(size_of::<VmRecord>() == 128);
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<Totals>() == 14 * 8);

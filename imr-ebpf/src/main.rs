@@ -9,6 +9,7 @@
 #![feature(asm_experimental_arch)]
 
 mod atomic;
+mod blocks;
 mod emit;
 mod kernel;
 mod maps;

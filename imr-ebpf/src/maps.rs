@@ -1,6 +1,6 @@
 //! The tables shared with user space, and those that live between two hooks of one kernel call.
 //!
-//! `BLOCKS`, `VMS`, `SLOTS`, `KVMS`, `TGIDS`, `LIMIT` and `WALK` are filled by user space; `BLOCKS` and `VMS` are
+//! `VMS`, `SLOTS`, `KVMS`, `TGIDS`, `LIMIT` and `WALK` are filled by user space; `BLOCKS`, `DIRTY` and `VMS` are
 //! memory-mapped there. Layouts are in `imr_common::host_abi`.
 
 use aya_ebpf::{
@@ -18,6 +18,10 @@ const MAX_THREADS: u32 = 16 * 1024;
 /// Blocks of all registered VMs; the loader sets the size.
 #[map]
 pub static BLOCKS: Array<BlockRecord> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Which of them changed since user space looked, a bit a block; the loader sets the size.
+#[map]
+pub static DIRTY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Counters of the registered VMs.
 #[map]
@@ -72,6 +76,10 @@ pub static PENDING: LruHashMap<u32, Pending> = LruHashMap::with_max_entries(MAX_
 /// Thread to the VM index whose mmu-notifier invalidation it is running.
 #[map]
 pub static NOTIFYING: LruHashMap<u32, u32> = LruHashMap::with_max_entries(MAX_THREADS, 0);
+
+/// Thread to the VM index whose memory it looks at for idleness, since the beginning of its newest such look.
+#[map]
+pub static AGING: LruHashMap<u32, u32> = LruHashMap::with_max_entries(MAX_THREADS, 0);
 
 /// `tgid << 32 | fd` of the kvm-vm files whose slots are to be walked.
 #[map]

@@ -1,18 +1,18 @@
-//! From a guest frame or a host virtual range to the blocks of a VM, and what is written there.
+//! From a guest frame or a host virtual range to the blocks of a VM.
 //!
-//! Reads `SLOTS`, writes `BLOCKS`. Loops over blocks and VMs go through `bpf_loop` (Linux 5.17), which the verifier
-//! checks once instead of once a turn.
+//! Reads `SLOTS`; what is written into the blocks is in `blocks`. Loops over blocks and VMs go through `bpf_loop` (Linux
+//! 5.17), which the verifier checks once instead of once a turn.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
 use imr_common::host_abi::{
-    BLOCK_ORDER, BlockRecord, FRAMES_PER_BLOCK, MAX_SLOTS, MAX_UNMAP_BLOCKS, MAX_VMS, NO_VM, Slot, VmSlots,
+    BLOCK_ORDER, FRAMES_PER_BLOCK, MAX_SLOTS, MAX_UNMAP_BLOCKS, MAX_VMS, NO_VM, Slot, VmSlots, coarse,
 };
 
 use crate::{
-    atomic,
-    maps::{BLOCKS, LIMIT, SEARCH, SLOTS, Search, VMS},
+    atomic, blocks,
+    maps::{LIMIT, SEARCH, SLOTS, Search, VMS},
 };
 
 /// log2 of the bytes in a frame.
@@ -40,7 +40,7 @@ struct Run {
 pub enum Change {
     /// Their frames were unmapped.
     Unmap,
-    /// Somebody looked whether they are idle.
+    /// An idleness scan covers them.
     Age,
 }
 
@@ -51,32 +51,27 @@ pub struct Reached {
     pub hit: bool,
     /// It was longer than what is followed.
     pub cut: bool,
+    /// CLOCK_MONOTONIC, ns.
+    pub now: u64,
+}
+
+impl Run {
+    /// `BLOCKS` index of the block that holds `gfn`.
+    #[inline(always)]
+    fn index(&self, gfn: u64) -> u64 {
+        self.origin.wrapping_add(gfn >> BLOCK_ORDER)
+    }
+
+    /// `BLOCKS` index of its block `turn`.
+    #[inline(always)]
+    fn turn(&self, turn: u64) -> u64 {
+        self.index(self.first).wrapping_add(turn)
+    }
 }
 
 #[inline(always)]
 fn origin(slot: &Slot) -> u64 {
     slot.block_base.wrapping_sub(slot.base_gfn >> BLOCK_ORDER)
-}
-
-#[inline(always)]
-fn block(index: u64) -> Option<*mut BlockRecord> {
-    BLOCKS.get_ptr_mut(u32::try_from(index).ok()?)
-}
-
-/// `field` of a block record, for the atomics.
-macro_rules! field {
-    ($record:expr, $field:ident) => {
-        // SAFETY: a field of a map value that the verifier has seen to be there.
-        unsafe { &raw mut (*$record).$field }
-    };
-}
-
-/// Word `index` of a block's bitmap.
-#[inline(always)]
-fn word(record: *mut BlockRecord, index: u64) -> *mut u64 {
-    let words = field!(record, mapped).cast::<u64>();
-    // SAFETY: the mask keeps the index within the eight words.
-    unsafe { words.add((index & 7) as usize) }
 }
 
 /// The frames of the leaf SPTE of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) that maps `gfn`, where a slot is followed there.
@@ -104,26 +99,32 @@ fn leaf(vm: u32, gfn: u64, level: u32) -> Option<Run> {
 pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
     let Some(mut run) = leaf(vm, gfn, level) else { return false };
     match level {
-        1 => {
-            if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
-                let bit = gfn % FRAMES_PER_BLOCK;
-                atomic::or64(word(record, bit / WORD), 1 << (bit % WORD));
-                atomic::add32(field!(record, maps), 1);
-                atomic::store64(field!(record, last_map_ns), run.now);
-            }
-        }
-        2 => mark_block(&run, 0),
-        _ => each_block(&mut run, mark_one),
+        1 => blocks::map_frame(run.index(gfn), gfn % FRAMES_PER_BLOCK, run.now),
+        2 => blocks::map_all(run.turn(0), run.now),
+        _ => each_block(&mut run, map_one),
     }
     true
 }
 
-/// Calls `turn` for each block of a 1 GiB leaf.
+/// Notes that the leaf SPTE of `level` for `gfn` was zapped.
 #[inline(always)]
-fn each_block(run: &mut Run, turn: extern "C" fn(u64, *mut c_void) -> i64) {
-    // SAFETY: `turn` has the callback's prototype and `run` outlives the call.
-    unsafe {
-        bpf_loop(FRAMES_PER_BLOCK as u32, turn as *mut c_void, (&raw mut *run).cast(), 0);
+pub fn mark_zapped(vm: u32, gfn: u64, level: u32) {
+    let Some(mut run) = leaf(vm, gfn, level) else { return };
+    match level {
+        1 => blocks::unmap_frame(run.index(gfn), gfn % FRAMES_PER_BLOCK),
+        2 => blocks::unmap_all(run.turn(0)),
+        _ => each_block(&mut run, zap_one),
+    }
+}
+
+/// Notes that the leaf SPTE of `level` for `gfn` was found accessed.
+#[inline(always)]
+pub fn mark_young(vm: u32, gfn: u64, level: u32) {
+    let Some(mut run) = leaf(vm, gfn, level) else { return };
+    if level <= 2 {
+        blocks::set_young(run.index(gfn), coarse(run.now));
+    } else {
+        each_block(&mut run, young_one);
     }
 }
 
@@ -137,59 +138,33 @@ fn frames_of_level(level: u32) -> u64 {
     }
 }
 
-extern "C" fn mark_one(turn: u64, run: *mut c_void) -> i64 {
-    // SAFETY: `mark_mapped` passes its own `Run`, which is alive while `bpf_loop` runs.
-    mark_block(unsafe { &*run.cast::<Run>() }, turn);
+/// Calls `turn` for each block of a 1 GiB leaf.
+#[inline(always)]
+fn each_block(run: &mut Run, turn: extern "C" fn(u64, *mut c_void) -> i64) {
+    // SAFETY: `turn` has the callback's prototype and `run` outlives the call.
+    unsafe {
+        bpf_loop(FRAMES_PER_BLOCK as u32, turn as *mut c_void, (&raw mut *run).cast(), 0);
+    }
+}
+
+extern "C" fn map_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: the caller passes its own `Run`, which is alive while `bpf_loop` runs.
+    let run = unsafe { &*run.cast::<Run>() };
+    blocks::map_all(run.turn(turn), run.now);
     0
-}
-
-/// Marks block `turn` of the run as mapped by a large SPTE.
-#[inline(always)]
-fn mark_block(run: &Run, turn: u64) {
-    let number = (run.first >> BLOCK_ORDER) + turn;
-    if let Some(record) = block(run.origin.wrapping_add(number)) {
-        for index in 0..8 {
-            atomic::store64(word(record, index), u64::MAX);
-        }
-        atomic::add32(field!(record, maps), 1);
-        atomic::add32(field!(record, maps_large), 1);
-        atomic::store64(field!(record, last_map_ns), run.now);
-    }
-}
-
-/// Notes that the leaf SPTE of `level` for `gfn` was zapped.
-#[inline(always)]
-pub fn mark_zapped(vm: u32, gfn: u64, level: u32) {
-    let Some(mut run) = leaf(vm, gfn, level) else { return };
-    match level {
-        1 => {
-            if let Some(record) = block(run.origin.wrapping_add(gfn >> BLOCK_ORDER)) {
-                let bit = gfn % FRAMES_PER_BLOCK;
-                atomic::and64(word(record, bit / WORD), !(1 << (bit % WORD)));
-                atomic::store64(field!(record, last_unmap_ns), run.now);
-            }
-        }
-        2 => zap_block(&run, 0),
-        _ => each_block(&mut run, zap_one),
-    }
 }
 
 extern "C" fn zap_one(turn: u64, run: *mut c_void) -> i64 {
-    // SAFETY: the caller passes its own `Run`, which is alive while `bpf_loop` runs.
-    zap_block(unsafe { &*run.cast::<Run>() }, turn);
+    // SAFETY: as in `map_one`.
+    blocks::unmap_all(unsafe { &*run.cast::<Run>() }.turn(turn));
     0
 }
 
-/// Clears all frames of the run's block `turn`.
-#[inline(always)]
-fn zap_block(run: &Run, turn: u64) {
-    let number = (run.first >> BLOCK_ORDER) + turn;
-    if let Some(record) = block(run.origin.wrapping_add(number)) {
-        for index in 0..8 {
-            atomic::store64(word(record, index), 0);
-        }
-        atomic::store64(field!(record, last_unmap_ns), run.now);
-    }
+extern "C" fn young_one(turn: u64, run: *mut c_void) -> i64 {
+    // SAFETY: as in `map_one`.
+    let run = unsafe { &*run.cast::<Run>() };
+    blocks::set_young(run.turn(turn), coarse(run.now));
+    0
 }
 
 /// The lowest `count` bits, all of them from 64 up.
@@ -200,28 +175,19 @@ fn ones(count: u64) -> u64 {
 
 /// One turn a bitmap word: a loop over words inside a loop over blocks has too many paths for the verifier.
 extern "C" fn unmap_one(turn: u64, run: *mut c_void) -> i64 {
-    // SAFETY: as in `zap_one`.
+    // SAFETY: as in `map_one`.
     let run = unsafe { &*run.cast::<Run>() };
     let start = (run.first & !(WORD - 1)) + turn * WORD;
-    if let Some(record) = block(run.origin.wrapping_add(start >> BLOCK_ORDER)) {
-        let below = if run.first > start { ones(run.first - start) } else { 0 };
-        let cleared = ones(run.end - start) & !below;
-        atomic::and64(word(record, (start % FRAMES_PER_BLOCK) / WORD), !cleared);
-        if turn == 0 || start % FRAMES_PER_BLOCK == 0 {
-            atomic::add32(field!(record, unmaps), 1);
-            atomic::store64(field!(record, last_unmap_ns), run.now);
-        }
-    }
+    let below = if run.first > start { ones(run.first - start) } else { 0 };
+    let gone = ones(run.end - start) & !below;
+    blocks::unmap_frames(run.index(start), (start % FRAMES_PER_BLOCK) / WORD, gone);
     0
 }
 
 extern "C" fn age_one(turn: u64, run: *mut c_void) -> i64 {
-    // SAFETY: as in `zap_one`.
+    // SAFETY: as in `map_one`.
     let run = unsafe { &*run.cast::<Run>() };
-    let number = (run.first >> BLOCK_ORDER) + turn;
-    if let Some(record) = block(run.origin.wrapping_add(number)) {
-        atomic::add32(field!(record, ages), 1);
-    }
+    blocks::set_age(run.turn(turn), coarse(run.now));
     0
 }
 
@@ -259,7 +225,7 @@ pub fn change_hva(vm: u32, start: u64, end: u64, change: Change) -> Reached {
     let mut range = RangeChange { vm, change, start, end, now, hit: 0, cut: 0 };
     // SAFETY: `change_slot` matches the callback's prototype and `range` outlives the call.
     unsafe { bpf_loop(MAX_SLOTS as u32, change_slot as *mut c_void, (&raw mut range).cast(), 0) };
-    Reached { hit: range.hit != 0, cut: range.cut != 0 }
+    Reached { hit: range.hit != 0, cut: range.cut != 0, now }
 }
 
 /// One turn a slot. Non-zero ends the loop.
@@ -298,10 +264,15 @@ pub fn unmap(vm: u32, start: u64, end: u64) -> bool {
     if reached.hit
         && let Some(record) = VMS.get_ptr_mut(vm)
     {
-        atomic::add64(field!(record, unmaps), 1);
+        // SAFETY: a field of a map value that the verifier has seen to be there.
+        atomic::add64(unsafe { &raw mut (*record).unmaps }, 1);
         if reached.cut {
-            atomic::add64(field!(record, long_unmaps), 1);
+            // SAFETY: as above.
+            atomic::add64(unsafe { &raw mut (*record).long_unmaps }, 1);
         }
+        // Two CPUs at once: the earlier time may be the one that stays.
+        // SAFETY: as above.
+        atomic::store64(unsafe { &raw mut (*record).last_unmap_ns }, reached.now);
     }
     reached.hit
 }
@@ -329,19 +300,12 @@ pub fn owner_of_hva(start: u64, end: u64) -> Owner {
     // SAFETY: `search_one` matches the callback's prototype and uses no context.
     unsafe { bpf_loop(limit, search_one as *mut c_void, core::ptr::null_mut(), 0) };
     // Volatile: the compiler sees nobody who could have changed them.
-    let matches = load32(&raw const search.matches);
+    let matches = atomic::load32(&raw const search.matches);
     match matches {
         0 => Owner::None,
-        1 => Owner::One(load32(&raw const search.found)),
+        1 => Owner::One(atomic::load32(&raw const search.found)),
         _ => Owner::Ambiguous,
     }
-}
-
-/// One load of a map value that a callback has changed.
-#[inline(always)]
-fn load32(field: *const u32) -> u32 {
-    // SAFETY: a field of a map value that the verifier has seen to be there.
-    unsafe { field.read_volatile() }
 }
 
 extern "C" fn search_one(turn: u64, _context: *mut c_void) -> i64 {

@@ -124,7 +124,7 @@ impl Session {
             args,
         };
         let Some(observation) = self.correlator.observe(&event) else { return Ok(()) };
-        if let Observation::Reset(id) = observation
+        if let Observation::Reset(id, _) = observation
             && let Some(vm) = self.vms.iter_mut().find(|vm| vm.id() == id)
         {
             vm.forget_claims();

@@ -37,9 +37,9 @@ fn notifier_end(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The registered VM whose notifier is called.
+/// The registered VM whose notifier is called; argument 0 is the `struct mmu_notifier` inside its `struct kvm`.
 #[inline(always)]
-fn notified_vm(ctx: &ProbeContext) -> Option<u32> {
+pub(super) fn notified_vm(ctx: &ProbeContext) -> Option<u32> {
     let offset = layout!(kvm_mmu_notifier);
     if offset == NO_OFFSET {
         return None;

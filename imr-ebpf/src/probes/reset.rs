@@ -8,7 +8,9 @@ use aya_ebpf::{
     macros::{kprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext},
 };
-use imr_common::host_abi::EVENT_RESET;
+use imr_common::host_abi::{
+    EVENT_RESET, RESET_SET_SREGS, RESET_SET_SREGS2, RESET_SHUTDOWN, RESET_SYSTEM_EVENT,
+};
 
 use crate::{
     atomic, emit,
@@ -26,7 +28,7 @@ const KVM_EXIT_SYSTEM_EVENT: u32 = 24;
 #[kprobe]
 fn set_sregs(ctx: ProbeContext) -> u32 {
     if let Some(vcpu) = ctx.arg::<u64>(0) {
-        reset_of_vcpu(vcpu);
+        reset_of_vcpu(vcpu, RESET_SET_SREGS);
     }
     0
 }
@@ -40,36 +42,38 @@ fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
     if let Some(file) = ctx.arg::<u64>(0)
         && let Some(vcpu) = kernel::read::<u64>(file, layout!(file_private_data))
     {
-        reset_of_vcpu(vcpu);
+        reset_of_vcpu(vcpu, RESET_SET_SREGS2);
     }
     0
 }
 
 #[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
 fn kvm_userspace_exit(ctx: RawTracePointContext) -> i32 {
-    let reason = ctx.arg::<u32>(0);
-    if (reason == KVM_EXIT_SHUTDOWN || reason == KVM_EXIT_SYSTEM_EVENT)
-        && let Some(vm) = kernel::vm_of_tgid(ctx.tgid())
-    {
-        reset(vm, 0);
+    let cause = match ctx.arg::<u32>(0) {
+        KVM_EXIT_SHUTDOWN => RESET_SHUTDOWN,
+        KVM_EXIT_SYSTEM_EVENT => RESET_SYSTEM_EVENT,
+        _ => return 0,
+    };
+    if let Some(vm) = kernel::vm_of_tgid(ctx.tgid()) {
+        reset(vm, 0, cause);
     }
     0
 }
 
 #[inline(always)]
-fn reset_of_vcpu(vcpu: u64) {
+fn reset_of_vcpu(vcpu: u64, cause: u64) {
     if let Some(kvm) = kernel::kvm_of_vcpu(vcpu)
         && let Some(vm) = kernel::vm_of_kvm(kvm)
     {
-        reset(vm, kvm);
+        reset(vm, kvm, cause);
     }
 }
 
 #[inline(always)]
-fn reset(vm: u32, kvm: u64) {
+fn reset(vm: u32, kvm: u64, cause: u64) {
     if let Some(record) = VMS.get_ptr_mut(vm) {
         // SAFETY: a field of a map value that the verifier has seen to be there.
         let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
-        emit::event(EVENT_RESET, vm, kvm, [before + 1, 0, 0, 0, 0]);
+        emit::event(EVENT_RESET, vm, kvm, [before + 1, cause, 0, 0, 0]);
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use crate::ingest::wire::guest_abi::{OP_BYE, OP_DOORBELL, OP_HELLO};
-use crate::ingest::wire::host_abi::{EVENT_CALL, EVENT_RESET, EVENT_SLOTS_CHANGED, EVENT_VM_SEEN, Event};
+use crate::ingest::wire::host_abi::{
+    EVENT_CALL, EVENT_RESET, EVENT_SLOTS_CHANGED, EVENT_VM_SEEN, Event, RESET_SET_SREGS, RESET_SET_SREGS2,
+    RESET_SHUTDOWN, RESET_SYSTEM_EVENT,
+};
 
 use crate::model::ids::{Gpa, Pid, VmId};
 
@@ -22,7 +25,36 @@ pub enum Observation {
     /// The memslots of a VM changed.
     SlotsChanged(VmId),
     /// A VM was reset, restored or shut down.
-    Reset(VmId),
+    Reset(VmId, ResetCause),
+}
+
+/// What showed that a VM was reset, restored or shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetCause {
+    /// The VMM wrote a vCPU's system registers, KVM_SET_SREGS2.
+    SetSregs2,
+    /// The VMM wrote a vCPU's system registers, KVM_SET_SREGS.
+    SetSregs,
+    /// A triple fault.
+    Shutdown,
+    /// The guest asked for it, KVM_EXIT_SYSTEM_EVENT.
+    SystemEvent,
+    /// A number that this version does not know.
+    Unknown(u64),
+}
+
+impl ResetCause {
+    /// Its name in records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SetSregs2 => "set_sregs2",
+            Self::SetSregs => "set_sregs",
+            Self::Shutdown => "shutdown",
+            Self::SystemEvent => "system_event",
+            Self::Unknown(_) => "unknown",
+        }
+    }
 }
 
 /// A proven call.
@@ -103,7 +135,7 @@ impl Correlator {
         Some(match event.kind {
             EVENT_CALL => Observation::Called(vm, decode_call(event)),
             EVENT_SLOTS_CHANGED => Observation::SlotsChanged(vm),
-            _ => Observation::Reset(vm),
+            _ => Observation::Reset(vm, decode_cause(event)),
         })
     }
 }
@@ -117,6 +149,17 @@ fn decode_call(event: &Event) -> Call {
         other => CallOp::Unknown(other),
     };
     Call { time_ns: event.time_ns, generation, cookie, op }
+}
+
+fn decode_cause(event: &Event) -> ResetCause {
+    let [_, cause, ..] = event.args;
+    match cause {
+        RESET_SET_SREGS2 => ResetCause::SetSregs2,
+        RESET_SET_SREGS => ResetCause::SetSregs,
+        RESET_SHUTDOWN => ResetCause::Shutdown,
+        RESET_SYSTEM_EVENT => ResetCause::SystemEvent,
+        other => ResetCause::Unknown(other),
+    }
 }
 
 #[cfg(test)]
@@ -136,8 +179,9 @@ mod tests {
             correlator.observe(&event(EVENT_CALL, 0, 0xa)),
             Some(Observation::Called(VmId::new(4), call))
         );
-        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0xa)), Some(Observation::Reset(VmId::new(4))));
-        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0)), Some(Observation::Reset(VmId::new(4))));
+        let reset = Some(Observation::Reset(VmId::new(4), ResetCause::Shutdown));
+        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0xa)), reset);
+        assert_eq!(correlator.observe(&event(EVENT_RESET, 0, 0)), reset);
         assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0)), None);
         assert_eq!(correlator.observe(&event(EVENT_CALL, 0, 0xb)), None, "the index was used again");
         assert_eq!(correlator.observe(&event(EVENT_CALL, 1, 0xa)), None);

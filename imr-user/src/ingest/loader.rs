@@ -19,7 +19,7 @@ use super::layout::{self, Layout};
 use super::privilege;
 use super::probe_list::{Attach, HOOKS, Hook, Role, WALK_NEEDS};
 use super::registry::Registry;
-use super::tables::Tables;
+use super::tables::{TableMaps, Tables, dirty_words};
 use crate::model::ids::BLOCK_SIZE;
 use crate::model::snapshot::{ProbeState, ProbeStatus};
 
@@ -30,13 +30,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/im
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe/type";
 /// Blocks that two slots share, one each, on top of what guest memory needs.
 const SPARE_BLOCKS: u64 = 8192;
-/// The largest table that is asked for: 16 TiB of guests, 1 GiB of records.
+/// The largest table that is asked for: 25 TiB of guests, 1 GiB of records.
 const MAX_BLOCKS: u64 = (1 << 30) / size_of::<BlockRecord>() as u64;
 
 /// How to load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Guest memory that the block table has room for, bytes; 64 bytes of host memory for each MiB.
+    /// Guest memory that the block table has room for, bytes; 40 bytes of host memory for each MiB.
     pub max_guest_bytes: u64,
     /// Let the eBPF programs log.
     pub debug_bpf: bool,
@@ -59,6 +59,8 @@ struct Choice {
     no_return: Option<String>,
     /// Why the notifier is not asked; `None`: it is.
     no_notifier: Option<String>,
+    /// Why the notifier is not asked whose idle pages are looked for; `None`: it is.
+    no_age_notifier: Option<String>,
 }
 
 impl Probes {
@@ -90,8 +92,12 @@ impl Probes {
 
         let no_kprobes = (!Path::new(KPROBE_PMU).exists())
             .then(|| "this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)".to_owned());
-        let mut choice =
-            Choice { no_return: no_kprobes.clone(), no_notifier: no_kprobes.clone(), no_kprobes };
+        let mut choice = Choice {
+            no_return: no_kprobes.clone(),
+            no_notifier: no_kprobes.clone(),
+            no_age_notifier: no_kprobes.clone(),
+            no_kprobes,
+        };
         let blocks = (options.max_guest_bytes / BLOCK_SIZE + SPARE_BLOCKS).min(MAX_BLOCKS);
         // The choice is part of the programs' frozen globals: one that does not work out costs another load.
         loop {
@@ -116,6 +122,22 @@ impl Probes {
     #[must_use]
     pub fn status(&self) -> Vec<ProbeStatus> {
         self.status.clone()
+    }
+
+    /// For each hook of [`Probes::status`], in that order: what does its work where it is not attached itself. A hook
+    /// that failed and has an entry here costs nothing but what that way costs.
+    #[must_use]
+    pub fn stand_ins(&self) -> Vec<Option<&'static str>> {
+        let attached = |name: &str| {
+            self.status.iter().any(|probe| probe.hook == name && probe.state == ProbeState::Attached)
+        };
+        let roles = HOOKS.iter().map(|hook| Some(hook.role)).chain([None]);
+        roles
+            .zip(&self.status)
+            .map(|(role, probe)| {
+                role?.stand_in().filter(|by| probe.state != ProbeState::Attached && attached(by))
+            })
+            .collect()
     }
 
     /// Whether a call can be told to be the guest kernel's.
@@ -152,7 +174,13 @@ impl Probes {
     /// # Errors
     /// As [`Probes::events`].
     pub fn tables(&mut self) -> Result<Tables, IngestError> {
-        Tables::open(self.take("BLOCKS")?, self.take("VMS")?, self.take("TOTALS")?, self.blocks)
+        let maps = TableMaps {
+            blocks: self.take("BLOCKS")?,
+            dirty: self.take("DIRTY")?,
+            vms: self.take("VMS")?,
+            totals: self.take("TOTALS")?,
+        };
+        Tables::open(maps, self.blocks)
     }
 
     /// Where VMs are registered; once.
@@ -230,23 +258,37 @@ impl Choice {
         if self.no_notifier.is_none() {
             next.no_notifier = failure(Role::Notifier);
         }
+        if self.no_age_notifier.is_none() {
+            next.no_age_notifier = failure(Role::AgeNotifier);
+        }
         let changed = next.no_return.is_some() != self.no_return.is_some()
-            || next.no_notifier.is_some() != self.no_notifier.is_some();
+            || next.no_notifier.is_some() != self.no_notifier.is_some()
+            || next.no_age_notifier.is_some() != self.no_age_notifier.is_some();
         changed.then_some(next)
     }
 
     /// Why a hook is not even tried.
     fn decline(&self, hook: &Hook) -> Option<ProbeState> {
-        let stands_in = |why: &str, by: &str| ProbeState::Failed(format!("{why}; raw_tp {by} stands in"));
-        match (hook.role, &self.no_return, &self.no_notifier) {
-            (Role::ProofByReturn, Some(why), _) => Some(stands_in(why, "kvm_entry")),
-            (Role::ProofByEntry, None, _) => {
-                Some(ProbeState::NotNeeded("kretprobe kvm_emulate_hypercall proves calls".into()))
+        let instead = match hook.role {
+            Role::ProofByReturn => &self.no_return,
+            Role::Notifier => &self.no_notifier,
+            Role::AgeNotifier => &self.no_age_notifier,
+            _ => &None,
+        };
+        if let (Some(why), Some(by)) = (instead, hook.role.stand_in()) {
+            return Some(ProbeState::Failed(format!("{why}; {by} stands in")));
+        }
+        let not_needed = |why: &str| Some(ProbeState::NotNeeded(why.into()));
+        match hook.role {
+            Role::ProofByEntry if self.no_return.is_none() => {
+                not_needed("kretprobe kvm_emulate_hypercall proves calls")
             }
-            (Role::Notifier, _, Some(why)) => Some(stands_in(why, "kvm_unmap_hva_range")),
-            (Role::UnmapByAddress, _, None) => Some(ProbeState::NotNeeded(
-                "kprobe kvm_mmu_notifier_invalidate_range_end knows the VM".into(),
-            )),
+            Role::UnmapByAddress if self.no_notifier.is_none() => {
+                not_needed("kprobe kvm_mmu_notifier_invalidate_range_end knows the VM")
+            }
+            Role::AgeByAddress if self.no_age_notifier.is_none() => {
+                not_needed("kprobe kvm_mmu_notifier_clear_flush_young knows the VM")
+            }
             _ if hook.attach == Attach::RawTracepoint => None,
             _ => self.no_kprobes.clone().map(ProbeState::Failed),
         }
@@ -272,6 +314,7 @@ fn load_object(
         .override_global("KERNEL", &words, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries("BLOCKS", u32::try_from(blocks).unwrap_or(u32::MAX))
+        .map_max_entries("DIRTY", u32::try_from(dirty_words(blocks)).unwrap_or(u32::MAX))
         .load(OBJECT)
         .map_err(|source| IngestError::Load { source: Box::new(source) })
 }

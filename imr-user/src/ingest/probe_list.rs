@@ -28,10 +28,32 @@ pub(super) enum Role {
     Notifier,
     /// Matches by address: in place of [`Role::Notifier`].
     UnmapByAddress,
+    /// Knows the VM whose idle pages are looked for.
+    AgeNotifier,
+    /// Matches by address: in place of [`Role::AgeNotifier`].
+    AgeByAddress,
     /// Sees resets and restores.
     Resets,
     /// Sees shutdowns as well; [`Role::Resets`] sees what follows them.
     Shutdowns,
+}
+
+impl Role {
+    /// Name of the hook that does this work where the kernel refuses the hooks of this role, less well.
+    pub(super) fn stand_in(self) -> Option<&'static str> {
+        match self {
+            Self::ProofByReturn => Some("raw_tp kvm_entry"),
+            Self::Notifier => Some("raw_tp kvm_unmap_hva_range"),
+            Self::AgeNotifier => Some("raw_tp kvm_age_hva"),
+            Self::Facts
+            | Self::Calls
+            | Self::ProofByEntry
+            | Self::UnmapByAddress
+            | Self::AgeByAddress
+            | Self::Resets
+            | Self::Shutdowns => None,
+        }
+    }
 }
 
 /// What an argument must be.
@@ -61,6 +83,8 @@ pub(super) struct Hook {
 const INT: Argument = Argument::Bytes(4);
 const LONG: Argument = Argument::Bytes(8);
 const VCPU: Argument = Argument::To("kvm_vcpu");
+const NOTIFIER: Argument = Argument::To("mmu_notifier");
+const MM: Argument = Argument::To("mm_struct");
 
 /// All hooks. Those that something stands in for come before their stand-ins.
 pub(super) const HOOKS: &[Hook] = &[
@@ -101,7 +125,7 @@ pub(super) const HOOKS: &[Hook] = &[
         attach: Attach::Kprobe,
         target: "kvm_mmu_notifier_invalidate_range_end",
         role: Role::Notifier,
-        arguments: &[Argument::To("mmu_notifier"), Argument::To("mmu_notifier_range")],
+        arguments: &[NOTIFIER, Argument::To("mmu_notifier_range")],
         needs: &["kvm.mmu_notifier", "mmu_notifier_range.start", "mmu_notifier_range.end"],
     },
     Hook {
@@ -109,7 +133,7 @@ pub(super) const HOOKS: &[Hook] = &[
         attach: Attach::Kprobe,
         target: "kvm_mmu_notifier_invalidate_range_start",
         role: Role::Notifier,
-        arguments: &[Argument::To("mmu_notifier"), Argument::To("mmu_notifier_range")],
+        arguments: &[NOTIFIER, Argument::To("mmu_notifier_range")],
         needs: &["kvm.mmu_notifier"],
     },
     Hook {
@@ -169,10 +193,26 @@ pub(super) const HOOKS: &[Hook] = &[
         needs: &[],
     },
     Hook {
+        program: "clear_flush_young",
+        attach: Attach::Kprobe,
+        target: "kvm_mmu_notifier_clear_flush_young",
+        role: Role::AgeNotifier,
+        arguments: &[NOTIFIER, MM, LONG, LONG],
+        needs: &["kvm.mmu_notifier"],
+    },
+    Hook {
+        program: "clear_young",
+        attach: Attach::Kprobe,
+        target: "kvm_mmu_notifier_clear_young",
+        role: Role::AgeNotifier,
+        arguments: &[NOTIFIER, MM, LONG, LONG],
+        needs: &["kvm.mmu_notifier"],
+    },
+    Hook {
         program: "kvm_age_hva",
         attach: Attach::RawTracepoint,
         target: "kvm_age_hva",
-        role: Role::Facts,
+        role: Role::AgeByAddress,
         arguments: &[LONG, LONG],
         needs: &[],
     },

@@ -1,21 +1,20 @@
 //! The tables that the eBPF programs write and user space reads in place: blocks, VMs, totals.
 //!
-//! Output: copies of single records. Every access is one atomic load or store of an aligned word, because the kernel
-//! side changes them at any time; a record as a whole may be a moment out of step with itself.
+//! Output: copies of single records, and which blocks changed. Every access is one atomic load or store of an aligned
+//! word, because the kernel side changes them at any time; a record as a whole may be a moment out of step with itself.
 
-use std::io;
-use std::num::NonZeroUsize;
+mod mapping;
+mod synthetic;
+
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use imr_common::host_abi::{BlockRecord, MAX_VMS, Totals, VmRecord};
-use rustix::mm::{MapFlags, ProtFlags};
+use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, MAX_VMS, Totals, VmRecord};
 
 use super::IngestError;
+use mapping::Mapping;
 
 /// 64-bit words of a block record.
 const BLOCK_WORDS: usize = size_of::<BlockRecord>() / 8;
@@ -34,37 +33,43 @@ pub struct Tables(Arc<Inner>);
 
 struct Inner {
     blocks: Mapping,
+    dirty: Mapping,
     vms: Mapping,
-    totals: PerCpuArray<MapData, [u64; TOTALS_WORDS]>,
+    totals: TotalsSource,
 }
 
-/// A memory-mapped array map, as words.
-struct Mapping {
-    start: NonNull<u64>,
-    words: usize,
-    bytes: usize,
-    /// Keeps the map alive.
-    _map: MapData,
+enum TotalsSource {
+    PerCpu(PerCpuArray<MapData, [u64; TOTALS_WORDS]>),
+    /// Of tables that are no eBPF maps.
+    Shared(Mapping),
 }
 
-// SAFETY: the mapping is shared memory that is only ever touched through atomics, and it lives until `Mapping` drops.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
+/// What the loader hands over.
+pub(super) struct TableMaps {
+    pub(super) blocks: Map,
+    pub(super) dirty: Map,
+    pub(super) vms: Map,
+    pub(super) totals: Map,
+}
+
+/// Words of the dirty map that `blocks` blocks need.
+pub(super) fn dirty_words(blocks: u64) -> u64 {
+    blocks.div_ceil(BLOCKS_PER_DIRTY_WORD)
+}
 
 impl Tables {
-    pub(super) fn open(blocks: Map, vms: Map, totals: Map, count: u64) -> Result<Self, IngestError> {
-        let totals = PerCpuArray::try_from(totals).map_err(|e| IngestError::map("TOTALS", "open", e))?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
+    pub(super) fn open(maps: TableMaps, blocks: u64) -> Result<Self, IngestError> {
+        let totals = PerCpuArray::try_from(maps.totals).map_err(|e| IngestError::map("TOTALS", "open", e))?;
+        let words = |count: u64, record: usize| {
+            usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(record / size_of::<u64>())
+        };
+        let block = size_of::<BlockRecord>();
+        let vm = size_of::<VmRecord>();
         Ok(Self(Arc::new(Inner {
-            blocks: Mapping::of(
-                blocks,
-                "BLOCKS",
-                count.saturating_mul(BLOCK_WORDS),
-                size_of::<BlockRecord>(),
-            )?,
-            vms: Mapping::of(vms, "VMS", MAX_VMS as usize * VM_WORDS, size_of::<VmRecord>())?,
-            totals,
+            blocks: Mapping::of_map(maps.blocks, "BLOCKS", words(blocks, block), block)?,
+            dirty: Mapping::of_map(maps.dirty, "DIRTY", words(dirty_words(blocks), 8), 8)?,
+            vms: Mapping::of_map(maps.vms, "VMS", words(u64::from(MAX_VMS), vm), vm)?,
+            totals: TotalsSource::PerCpu(totals),
         })))
     }
 
@@ -86,7 +91,8 @@ impl Tables {
             memslots_generation: word(10),
             window_start_ns: word(11),
             window_calls: word(12),
-            reserved: [word(13), word(14), word(15)],
+            last_unmap_ns: word(13),
+            reserved: [word(14), word(15)],
         }
     }
 
@@ -99,30 +105,73 @@ impl Tables {
     /// A block's record. All zero for an index past the table.
     #[must_use]
     pub fn block(&self, index: u64) -> BlockRecord {
-        let Ok(index) = usize::try_from(index) else { return EMPTY_BLOCK };
-        let word = |at| self.0.blocks.load(index.saturating_mul(BLOCK_WORDS).saturating_add(at));
-        let [maps, maps_large] = halves(word(10));
-        let [unmaps, ages] = halves(word(11));
-        BlockRecord {
-            mapped: [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)],
-            last_map_ns: word(8),
-            last_unmap_ns: word(9),
-            maps,
-            maps_large,
-            unmaps,
-            ages,
-            reserved: [0; 4],
+        let Some(words) = self.block_words(index) else { return BlockRecord::default() };
+        // In this order: see the proof in `take_changed`.
+        let word = |at: usize| words[at].load(Ordering::SeqCst);
+        let mapped = [word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7)];
+        let last_map = word(8);
+        let [last_young, last_age] = halves(word(9));
+        BlockRecord { mapped, last_map, last_young, last_age }
+    }
+
+    /// Calls `each` for every block of the range that changed since it was last called for it, with its number and its
+    /// record as it is now. Blocks outside the range keep their marks. Where nothing changed it costs a load for 64
+    /// blocks.
+    ///
+    /// Every change is in a record that is given to `each` after it, here or the next time: the mark is cleared, with a
+    /// full barrier, before the record is read, and the writer looks for the mark after its change and a full barrier. It
+    /// either finds the mark cleared and sets it again, or has looked before it was cleared, and then its change is seen.
+    pub fn take_changed(&self, blocks: Range<u64>, mut each: impl FnMut(u64, BlockRecord)) {
+        for (first, word, mask) in self.dirty_words_of(blocks) {
+            if word.load(Ordering::Relaxed) & mask == 0 {
+                continue;
+            }
+            let mut changed = word.fetch_and(!mask, Ordering::SeqCst) & mask;
+            while changed != 0 {
+                let index = first + u64::from(changed.trailing_zeros());
+                each(index, self.block(index));
+                changed &= changed - 1;
+            }
         }
     }
 
-    /// Forgets what was in these records: they get another owner.
+    /// Forgets what was in these records, changes not looked at included: they get another owner.
     pub fn reset_blocks(&self, blocks: Range<u64>) {
+        // The marks first: should a program of the former owner still be at it, its change is seen and not lost.
+        for (_, word, mask) in self.dirty_words_of(blocks.clone()) {
+            word.fetch_and(!mask, Ordering::SeqCst);
+        }
         for index in blocks {
-            let Ok(index) = usize::try_from(index) else { return };
-            for word in 0..BLOCK_WORDS {
-                self.0.blocks.store(index.saturating_mul(BLOCK_WORDS).saturating_add(word), 0);
+            let Some(words) = self.block_words(index) else { return };
+            for word in words {
+                word.store(0, Ordering::Release);
             }
         }
+    }
+
+    fn block_words(&self, index: u64) -> Option<&[AtomicU64; BLOCK_WORDS]> {
+        let start = usize::try_from(index).ok()?.checked_mul(BLOCK_WORDS)?;
+        self.0.blocks.words().get(start..)?.first_chunk()
+    }
+
+    /// The dirty words that the range touches: each with its first block and with the bits that are in the range.
+    fn dirty_words_of(&self, blocks: Range<u64>) -> impl Iterator<Item = (u64, &AtomicU64, u64)> {
+        let words = self.0.dirty.words();
+        let limit = words.len();
+        let clamp = move |word: u64| usize::try_from(word).unwrap_or(limit).min(limit);
+        let first = clamp(blocks.start / BLOCKS_PER_DIRTY_WORD);
+        let end = if blocks.is_empty() { first } else { clamp(dirty_words(blocks.end)) };
+        words[first..end].iter().zip(first as u64..).map(move |(word, position)| {
+            let base = position * BLOCKS_PER_DIRTY_WORD;
+            let mut mask = u64::MAX;
+            if blocks.start > base {
+                mask <<= blocks.start - base;
+            }
+            if blocks.end < base + BLOCKS_PER_DIRTY_WORD {
+                mask &= (1 << (blocks.end - base)) - 1;
+            }
+            (base, word, mask)
+        })
     }
 
     /// Forgets a VM's counters. The reset generation goes on: a call of the index' former owner must not fit.
@@ -145,16 +194,23 @@ impl Tables {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let mut sums = [0_u64; TOTALS_WORDS];
-        match self.0.totals.get(&0, 0) {
-            Ok(cpus) => {
-                for cpu in cpus.iter() {
-                    for (sum, value) in sums.iter_mut().zip(cpu) {
-                        *sum = sum.wrapping_add(*value);
+        match &self.0.totals {
+            TotalsSource::PerCpu(map) => match map.get(&0, 0) {
+                Ok(cpus) => {
+                    for cpu in cpus.iter() {
+                        for (sum, value) in sums.iter_mut().zip(cpu) {
+                            *sum = sum.wrapping_add(*value);
+                        }
                     }
                 }
+                // The only element of an array map: looking it up has no way to fail but a lack of memory.
+                Err(error) => log::error!("eBPF map TOTALS, look up: {error}"),
+            },
+            TotalsSource::Shared(words) => {
+                for (sum, word) in sums.iter_mut().zip(words.words()) {
+                    *sum = word.load(Ordering::Relaxed);
+                }
             }
-            // The only element of an array map: looking it up has no way to fail but a lack of memory.
-            Err(error) => log::error!("eBPF map TOTALS, look up: {error}"),
         }
         let [
             page_faults,
@@ -191,79 +247,11 @@ impl Tables {
     }
 }
 
-const EMPTY_BLOCK: BlockRecord = BlockRecord {
-    mapped: [0; 8],
-    last_map_ns: 0,
-    last_unmap_ns: 0,
-    maps: 0,
-    maps_large: 0,
-    unmaps: 0,
-    ages: 0,
-    reserved: [0; 4],
-};
-
 /// The two 32-bit fields in a word, in memory order.
 fn halves(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
-impl Mapping {
-    fn of(map: Map, name: &'static str, words: usize, record: usize) -> Result<Self, IngestError> {
-        let Map::Array(data) = map else { return Err(IngestError::WrongObject { what: name }) };
-        // The kernel rounds up to whole pages, of an array whose elements lie one after the other
-        // (kernel/bpf/arraymap.c).
-        let bytes = words.saturating_mul(8);
-        let failed = |source: io::Error| IngestError::io("mmap", format!("eBPF map {name}"), source);
-        let length = NonZeroUsize::new(bytes).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let info = data.info().map_err(|e| IngestError::map(name, "describe", e))?;
-        if info.value_size() as usize != record
-            || (info.max_entries() as usize).saturating_mul(record) < bytes
-        {
-            return Err(IngestError::WrongObject { what: name });
-        }
-        // SAFETY: a new mapping at an address of the kernel's choice; it overlaps nothing.
-        let start = unsafe {
-            rustix::mm::mmap(
-                ptr::null_mut(),
-                length.get(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                data.fd().as_fd(),
-                0,
-            )
-        };
-        let start = start.map_err(|error| failed(error.into()))?;
-        let start = NonNull::new(start.cast()).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-        Ok(Self { start, words, bytes, _map: data })
-    }
-
-    fn word(&self, index: usize) -> Option<&AtomicU64> {
-        if index >= self.words {
-            return None;
-        }
-        // SAFETY: within the mapping, by the check above.
-        let word = unsafe { self.start.add(index) };
-        // SAFETY: mapped while `self` lives, aligned to 8 (a page start plus a multiple of 8), and every access on
-        // this side is atomic; the kernel side writes aligned words.
-        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) })
-    }
-
-    fn load(&self, index: usize) -> u64 {
-        self.word(index).map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    fn store(&self, index: usize, value: u64) {
-        if let Some(word) = self.word(index) {
-            word.store(value, Ordering::Release);
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `of` made, and nobody borrows from it any more.
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok(), "munmap of a mapping of our own");
-    }
-}
+#[cfg(test)]
+mod tests;

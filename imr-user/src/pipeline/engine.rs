@@ -222,7 +222,7 @@ impl Engine {
                     vm.dirty = true;
                 }
             }
-            Observation::Reset(id) => {
+            Observation::Reset(id, cause) => {
                 let Some(vm) = self.vms.get_mut(&id) else { return };
                 vm.reset();
                 // Each vCPU's registers are written: one reset, several events.
@@ -230,7 +230,7 @@ impl Engine {
                 let burst_ns = 1_000_000_000;
                 if already.is_none_or(|told| clock::monotonic_ns().saturating_sub(told) > burst_ns) {
                     vm.model.offers.resets += 1;
-                    self.tell(Some(id), Happened::Reset);
+                    self.tell(Some(id), Happened::Reset { cause: cause.name().into() });
                 }
             }
         }

@@ -73,7 +73,10 @@ pub enum Happened {
         why: String,
     },
     /// The VM was reset, restored or shut down.
-    Reset,
+    Reset {
+        /// What showed it first: `set_sregs2`, `set_sregs`, `shutdown`, `system_event`, `unknown`.
+        cause: String,
+    },
     /// An offer was claimed.
     Claim {
         /// Its number.
@@ -196,7 +199,9 @@ impl fmt::Display for Happened {
                 write!(f, "guest module attached ({kind}), control page at {control_gpa:#x}")
             }
             Self::Detached { why } => write!(f, "guest module detached: {why}"),
-            Self::Reset => f.write_str("was reset, restored or shut down: earlier offers count for nothing"),
+            Self::Reset { cause } => {
+                write!(f, "was reset, restored or shut down ({cause}): earlier offers count for nothing")
+            }
             Self::Claim { seq, ranges, bytes, redone } => {
                 let again = if *redone { ", begun by an earlier imr" } else { "" };
                 write!(f, "offer {seq} claimed: {ranges} ranges, {} MiB{again}", bytes / MIB)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use imr_common::host_abi::BlockRecord;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock;
@@ -243,9 +244,11 @@ impl FollowedVm {
         self.model.offers.limited_calls = record.limited_calls + self.calls_dropped;
         let counts: Vec<usize> = self.model.block_counts().collect();
         for (slot, count) in counts.into_iter().enumerate() {
-            for block in 0..count {
-                self.model.look((slot, block), read(&self.registration, tables, (slot, block)), now_ns);
-            }
+            let Some(base) = self.registration.block_base(slot) else { continue };
+            tables.take_changed(base..base + count as u64, |index, record| {
+                let block = usize::try_from(index - base).unwrap_or(usize::MAX);
+                self.model.look((slot, block), reading(&record), now_ns);
+            });
         }
     }
 
@@ -258,10 +261,18 @@ impl FollowedVm {
 
 /// The shared table's word on a block.
 fn read(registration: &Registration, tables: &Tables, (slot, block): BlockAt) -> BlockReading {
-    let Some(base) = registration.block_base(slot) else { return BlockReading::default() };
-    let record = tables.block(base + block as u64);
-    let mapped: u32 = record.mapped.iter().map(|word| word.count_ones()).sum();
-    BlockReading { mapped_frames: mapped as u16, last_map_ns: record.last_map_ns, ..BlockReading::default() }
+    let base = registration.block_base(slot);
+    base.map_or_else(BlockReading::default, |base| reading(&tables.block(base + block as u64)))
+}
+
+fn reading(record: &BlockRecord) -> BlockReading {
+    BlockReading {
+        mapped_frames: record.mapped_frames(),
+        large: record.is_large(),
+        last_map_ns: record.last_map_ns(),
+        last_young_ns: record.last_young_ns(),
+        last_age_ns: record.last_age_ns(),
+    }
 }
 
 /// Whether a slot is the guest's RAM, and not ROM or a device's. RAM below 4 GiB begins at its bottom on every

@@ -20,9 +20,16 @@ fn every_hook_is_attached_or_says_why_not() {
             }
         }
     }
+    let stand_ins = probes.stand_ins();
+    assert_eq!(stand_ins.len(), probes.status().len());
+    for (probe, by) in probes.status().iter().zip(stand_ins) {
+        assert!(by.is_none() || matches!(&probe.state, ProbeState::Failed(why) if why.contains("stands in")));
+    }
     let tables = probes.tables().unwrap();
     assert_eq!(tables.vm(0).page_faults, 0);
-    assert_eq!(tables.block(u64::MAX).maps, 0);
+    assert_eq!(tables.block(0), BlockRecord::default());
+    assert_eq!(tables.block(u64::MAX), BlockRecord::default());
+    tables.take_changed(0..u64::MAX, |index, record| panic!("block {index} of nobody changed: {record:?}"));
     assert!(probes.tables().is_err(), "the tables are given out once");
 
     // Finds the VMs of other programs, if there are any, and no VM where there is none.
@@ -30,4 +37,14 @@ fn every_hook_is_attached_or_says_why_not() {
     let found = discovery::walk(&mut probes, &files).unwrap();
     assert!(found.len() <= files.len());
     assert!(discovery::walk(&mut probes, &[]).unwrap().is_empty());
+}
+
+#[test]
+fn stand_ins_are_hooks_of_the_list() {
+    let names: Vec<String> = HOOKS.iter().map(Hook::name).collect();
+    for hook in HOOKS {
+        if let Some(by) = hook.role.stand_in() {
+            assert!(names.iter().any(|name| name == by), "{}: no hook {by}", hook.name());
+        }
+    }
 }

@@ -1,0 +1,60 @@
+//! What is done when somebody at a screen asks for something.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::command::Command;
+use super::super::record::Happened;
+use super::super::{DELAY_LEAST, DELAY_MOST, clock};
+use super::Engine;
+use crate::model::decision::DecisionKind;
+use crate::model::ids::VmId;
+use crate::model::snapshot::{GuestStatus, PolicyName};
+
+impl Engine {
+    /// Does it, or says in the decision log why not. Returns the new time between two snapshots, where that changed.
+    pub(super) fn command(&mut self, command: Command) -> Option<Duration> {
+        match command {
+            Command::Inspect(vm, block) => {
+                let vm = self.vms.get(&vm);
+                let detail = vm.and_then(|vm| vm.model.block(block, clock::monotonic_ns()));
+                self.out.details.send_replace(detail.map(Arc::new));
+            }
+            Command::SetPolicy(vm, policy) => self.set_policy(vm, policy),
+            Command::ReclaimNow(vm) => self.reclaim_now(vm),
+            Command::SetDelay(delay) => {
+                self.config.delay = delay.clamp(DELAY_LEAST, DELAY_MOST);
+                return Some(self.config.delay);
+            }
+        }
+        None
+    }
+
+    fn set_policy(&mut self, id: VmId, policy: PolicyName) {
+        // A VM that ended while somebody was asked for its mode: nothing is left to do.
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        vm.set_policy(policy);
+        let why = format!("policy {} from the next offer on", policy.name());
+        self.log.add(vm, DecisionKind::Operator, None, why, 0, 0);
+        self.tell(Some(id), Happened::Policy { policy });
+    }
+
+    fn reclaim_now(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        let why = match (&vm.model.guest, vm.model.policy) {
+            (GuestStatus::Attached { .. }, policy) if vm.want_all() => {
+                let then = match policy {
+                    PolicyName::Immediate => "",
+                    PolicyName::Observe => "; policy observe keeps what it will offer",
+                };
+                format!("the guest is asked for all its free memory{then}")
+            }
+            (GuestStatus::Attached { .. }, _) => {
+                "not asked for: there is too much to do for this VM; try again".into()
+            }
+            _ => "not asked for: no guest module is attached, and only that can offer memory".into(),
+        };
+        self.log.add(vm, DecisionKind::Operator, None, why.clone(), 0, 0);
+        self.tell(Some(id), Happened::Wanted { what: why });
+    }
+}
