@@ -8,7 +8,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use thiserror::Error;
 
-use crate::model::ids::Pid;
+use crate::model::ids::{Hva, Pid};
 
 /// A failure of ingest.
 #[derive(Debug, Error)]
@@ -119,6 +119,14 @@ pub enum IngestError {
         /// Its process id.
         pid: Pid,
     },
+    /// The VMM has mapped something else in a slot since the slot was looked at.
+    #[error("pid {pid} has changed its mapping at {hva}: its slots have to be read again")]
+    MappingChanged {
+        /// Its process id.
+        pid: Pid,
+        /// Where the slot was mapped.
+        hva: Hva,
+    },
     /// The slots of a VM changed each time they were read.
     #[error(
         "the memslots of pid {pid} changed during each of {attempts} readings; the next change is followed"
@@ -166,6 +174,12 @@ impl IngestError {
     #[must_use]
     pub fn is_vmm_gone(&self) -> bool {
         matches!(self, Self::VmmGone { .. })
+    }
+
+    /// Whether what was known of a slot's mappings is out of date: reading the slots again helps.
+    #[must_use]
+    pub fn is_mapping_changed(&self) -> bool {
+        matches!(self, Self::MappingChanged { .. })
     }
 
     pub(super) fn io(

@@ -13,6 +13,7 @@ pub mod loader;
 mod privilege;
 mod probe_list;
 pub mod registry;
+pub mod residency;
 mod smaps;
 pub mod tables;
 pub mod vmm;

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::str::FromStr;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
@@ -25,14 +25,8 @@ use crate::model::ids::{FRAME_SIZE, Gfn, Hva, Pid};
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// f_type of hugetlbfs.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
-/// Bits of a pagemap entry (Documentation/admin-guide/mm/pagemap.rst): present, swapped.
-const PAGEMAP_HAS_MEMORY: u64 = 1 << 63 | 1 << 62;
 /// Readings of smaps after which mappings that change all the time are left for the next event.
 const SMAPS_ATTEMPTS: u32 = 8;
-/// Pagemap entries read at a time.
-const PAGEMAP_CHUNK: usize = 8192;
-/// Bytes of a pagemap entry.
-const PAGEMAP_ENTRY: u64 = 8;
 /// Field of /proc/PID/stat, counted after the name: starttime (proc(5), field 22).
 const STARTTIME_AFTER_NAME: usize = 19;
 
@@ -235,35 +229,28 @@ impl Vmm {
         })
     }
 
-    /// Calls `each` for every frame of the segment that has memory behind it in the VMM's page tables: present or
-    /// swapped out. About 5 ms for each GiB.
-    ///
-    /// # Errors
-    /// [`IngestError::VmmGone`]; pagemap cannot be read.
-    pub fn resident_frames(&self, segment: &Segment, mut each: impl FnMut(Gfn)) -> Result<(), IngestError> {
-        let file = File::from(self.open_at("pagemap", OFlags::RDONLY)?);
-        let first = segment.hva.get() / FRAME_SIZE;
-        let mut buffer = vec![0_u8; PAGEMAP_CHUNK * PAGEMAP_ENTRY as usize];
-        let mut done = 0;
-        while done < segment.npages {
-            let wanted = (segment.npages - done).min(PAGEMAP_CHUNK as u64);
-            let bytes = &mut buffer[..usize::try_from(wanted * PAGEMAP_ENTRY).unwrap_or(0)];
-            let read = file
-                .read_at(bytes, (first + done) * PAGEMAP_ENTRY)
-                .map_err(|error| self.io_failure("read", "pagemap", error))?;
-            // Nothing: the address space is gone, because the process is.
-            if read < PAGEMAP_ENTRY as usize {
-                return Err(IngestError::VmmGone { pid: self.pid });
-            }
-            for entry in bytes[..read].chunks_exact(PAGEMAP_ENTRY as usize) {
-                let entry = entry.try_into().map_or(0, u64::from_ne_bytes);
-                if entry & PAGEMAP_HAS_MEMORY != 0 {
-                    each(Gfn::new(segment.base_gfn.get() + done));
-                }
-                done += 1;
-            }
+    /// Pages of its address space that KSM has merged; zero pages that KSM put in place are not among them. `None`
+    /// where the kernel does not say (before 5.19, or without CONFIG_KSM).
+    #[must_use]
+    pub fn merged_pages(&self) -> Option<u64> {
+        // 5.19 to 6.3 have the first only; its number is also in the second since.
+        if let Ok(text) = self.read_text("ksm_merging_pages") {
+            return text.trim().parse().ok();
         }
-        Ok(())
+        self.read_text("ksm_stat").ok().and_then(|text| field(&text, "ksm_merging_pages "))
+    }
+
+    /// Its private memory that is swapped out, bytes; pages of shared files are not among it. `None` where
+    /// /proc/PID/status cannot be read.
+    #[must_use]
+    pub fn swap_bytes(&self) -> Option<u64> {
+        let status = self.read_text("status").ok()?;
+        field::<u64>(&status, "VmSwap:").map(|kib| kib * 1024)
+    }
+
+    /// /proc/PID/pagemap, for reading.
+    pub(super) fn pagemap_file(&self) -> Result<File, IngestError> {
+        self.open_at("pagemap", OFlags::RDONLY).map(File::from)
     }
 
     fn read_name(&self) -> Result<String, IngestError> {
@@ -301,12 +288,14 @@ impl Vmm {
         Ok(bytes)
     }
 
-    fn open_at(&self, name: &str, flags: OFlags) -> Result<OwnedFd, IngestError> {
+    /// A file below /proc/PID.
+    pub(super) fn open_at(&self, name: &str, flags: OFlags) -> Result<OwnedFd, IngestError> {
         openat(&self.proc_dir, name, flags | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| self.failure("open", name, error))
     }
 
-    fn path(&self, name: &str) -> String {
+    /// The name of a file below /proc/PID, for people.
+    pub(super) fn path(&self, name: &str) -> String {
         format!("/proc/{}/{name}", self.pid)
     }
 
@@ -317,7 +306,8 @@ impl Vmm {
         failure(self.pid, operation, &self.path(name), error)
     }
 
-    fn io_failure(&self, operation: &'static str, name: &str, error: io::Error) -> IngestError {
+    /// The error of an operation on a file below /proc/PID.
+    pub(super) fn io_failure(&self, operation: &'static str, name: &str, error: io::Error) -> IngestError {
         if self.has_exited() || error.raw_os_error() == Some(libc::ESRCH) {
             return IngestError::VmmGone { pid: self.pid };
         }
@@ -338,6 +328,12 @@ fn failure(pid: Pid, operation: &'static str, path: &str, error: Errno) -> Inges
         Errno::NOENT if operation != "stat" && path == format!("/proc/{pid}") => IngestError::VmmGone { pid },
         _ => IngestError::io(operation, path, error),
     }
+}
+
+/// The number after `name` at the beginning of a line.
+fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// VmPin of /proc/PID/status (fs/proc/task_mmu.c, task_mem).
@@ -385,6 +381,22 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_found_by_the_name_of_their_line() {
+        let text = "ksm_rmap_items 7\nksm_merging_pages 12\nVmSwap:\t     40 kB\n";
+        assert_eq!(field(text, "ksm_merging_pages "), Some(12_u64));
+        assert_eq!(field(text, "VmSwap:"), Some(40_u64));
+        assert_eq!(field::<u64>(text, "merging_pages"), None);
+        assert_eq!(field::<u64>("VmSwap: many kB", "VmSwap:"), None);
+    }
+
+    #[test]
+    fn this_process_has_no_swap_and_nothing_merged() {
+        let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
+        assert!(vmm.swap_bytes().is_some());
+        assert!(matches!(vmm.merged_pages(), None | Some(0)));
+    }
+
+    #[test]
     fn this_process_is_alive_and_has_a_start() {
         let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
         assert!(!vmm.has_exited());
@@ -401,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_this_process_is_classified_and_counted() {
+    fn memory_of_this_process_is_classified() {
         let buffer = vec![1_u8; 64 * 4096];
         let address = (buffer.as_ptr() as u64).next_multiple_of(FRAME_SIZE);
         let slot = FoundSlot { id: 0, base_gfn: 100, npages: 32, userspace_addr: address, flags: 0 };
@@ -414,10 +426,6 @@ mod tests {
             (&segment.kind, segment.shared, segment.page_size),
             (&BackingKind::Anonymous, false, 4096)
         );
-        let mut frames = Vec::new();
-        vmm.resident_frames(segment, |gfn| frames.push(gfn.get())).unwrap();
-        assert_eq!(frames.first(), Some(&100));
-        assert_eq!(frames.len() as u64, segment.npages);
         assert_eq!(buffer[0], 1);
     }
 }

@@ -1,0 +1,287 @@
+//! /proc/PID/pagemap: what the VMM's page tables say of guest RAM.
+//!
+//! In: pieces of a VMM's address space. Out: counts per block. Ranges that are alike come from PAGEMAP_SCAN where
+//! the kernel has it; a word for each page is read where it has not, and where only the page's own flags can tell.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::BlockResidency;
+use super::kpageflags::{KPageFlags, Use};
+use super::piece::Piece;
+use super::scan::{self, Region};
+use crate::ingest::IngestError;
+use crate::ingest::vmm::Vmm;
+use crate::model::ids::FRAME_SIZE;
+
+/// Bytes of a word.
+const WORD: u64 = 8;
+/// Regions taken from the kernel at a time; it hands them out in lots of 512 (pagemap_scan_init_bounce_buffer).
+const REGIONS: usize = 2048;
+
+/// Bits of a word (fs/proc/task_mmu.c, above pagemap_read, 6.1 and 6.12).
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+/// Mapped once, and here.
+const EXCLUSIVE: u64 = 1 << 56;
+const PFN: u64 = (1 << 55) - 1;
+/// Of a word that is not present: which swap area, or what else the entry is.
+const SWAP_TYPE: u64 = (1 << 5) - 1;
+/// Swap areas have the numbers below this one, whatever the kernel's configuration: of the 32 numbers up to 10 are
+/// put to other uses (include/linux/swap.h, MAX_SWAPFILES, 6.1 to 6.12).
+const MAX_SWAP_AREAS: u64 = 22;
+/// The last number marks entries without a page: guard regions, write protection of what is not there
+/// (include/linux/swap.h, SWP_PTE_MARKER).
+const MARKER: u64 = 31;
+
+/// An open pagemap with its buffers. Holds no memory of the VMM: the kernel keeps `struct mm_struct`, not its pages.
+#[derive(Debug)]
+pub(super) struct Pagemap {
+    vmm: Arc<Vmm>,
+    file: File,
+    scans: bool,
+    words: Vec<u8>,
+    regions: Vec<Region>,
+    /// Blocks of the piece that need a look at each word.
+    unclear: Vec<bool>,
+    flags: KPageFlags,
+    /// Page frame number and block of pages that may be shared.
+    candidates: Vec<(u64, usize)>,
+    undecided_frames: u64,
+}
+
+impl Pagemap {
+    pub(super) fn open(vmm: &Arc<Vmm>) -> Result<Self, IngestError> {
+        let file = vmm.pagemap_file()?;
+        let scans = scan::is_available(&file);
+        Ok(Self {
+            vmm: Arc::clone(vmm),
+            file,
+            scans,
+            words: Vec::new(),
+            regions: Vec::new(),
+            unclear: Vec::new(),
+            flags: KPageFlags::default(),
+            candidates: Vec::new(),
+            undecided_frames: 0,
+        })
+    }
+
+    pub(super) fn undecided_frames(&self) -> u64 {
+        self.undecided_frames
+    }
+
+    /// As on kernels that have no PAGEMAP_SCAN.
+    #[cfg(test)]
+    pub(super) fn read_words_only(&mut self) {
+        self.scans = false;
+    }
+
+    /// Counts the pages that are mapped as resident, and nothing else.
+    pub(super) fn count_present(
+        &mut self,
+        piece: &Piece,
+        counts: &mut [BlockResidency],
+    ) -> Result<(), IngestError> {
+        if self.scans {
+            return self.each_region(piece, |frames, categories, _| {
+                if categories & scan::PRESENT != 0 {
+                    piece.split(frames, |block, frames| counts[block].resident += frames);
+                }
+            });
+        }
+        self.each_word(piece, 0..piece.frames, |frame, word| {
+            counts[piece.block_of(frame)].resident += u16::from(word & PRESENT != 0);
+        })
+    }
+
+    /// Counts what is behind a private mapping. `merging`: whether KSM may have merged some of the VMM's pages.
+    pub(super) fn count_private(
+        &mut self,
+        piece: &Piece,
+        merging: bool,
+        counts: &mut [BlockResidency],
+    ) -> Result<(), IngestError> {
+        // A merged page is an ordinary one to PAGEMAP_SCAN.
+        if merging || !self.scans {
+            return self.count_words(piece, 0..counts.len(), counts);
+        }
+        self.each_region(piece, |frames, categories, unclear| {
+            if categories & scan::PRESENT == 0 || categories & scan::HUGE != 0 {
+                // Swapped out, or only moving to another frame; the huge zero page, or memory (PAGE_IS_PFNZERO is
+                // for the small one only: pagemap_thp_category, 6.12).
+                piece.split(frames, |block, _| unclear[block] = true);
+            } else if categories & scan::ZERO == 0 {
+                piece.split(frames, |block, frames| counts[block].resident += frames);
+            }
+        })?;
+        let mut unclear = std::mem::take(&mut self.unclear);
+        let mut block = 0;
+        while let Some(skip) = unclear[block..].iter().position(|unclear| *unclear) {
+            let start = block + skip;
+            let length = unclear[start..].iter().take_while(|unclear| **unclear).count();
+            block = start + length;
+            counts[start..block].fill(BlockResidency::default());
+            self.count_words(piece, start..block, counts)?;
+        }
+        unclear.clear();
+        self.unclear = unclear;
+        Ok(())
+    }
+
+    /// An address space that is gone reads like an empty one to PAGEMAP_SCAN; only reading words tells.
+    pub(super) fn check_alive(&mut self) -> Result<(), IngestError> {
+        let read = self.file.read_at(&mut [0; WORD as usize], 0);
+        let read = read.map_err(|error| self.vmm.io_failure("read", "pagemap", error))?;
+        // mmget_not_zero in pagemap_read.
+        if read == 0 { Err(IngestError::VmmGone { pid: self.vmm.pid() }) } else { Ok(()) }
+    }
+
+    /// Calls `each` with ranges of the piece's frames, their categories and the marks of the blocks.
+    fn each_region(
+        &mut self,
+        piece: &Piece,
+        mut each: impl FnMut(Range<u64>, u64, &mut [bool]),
+    ) -> Result<(), IngestError> {
+        self.regions.resize(REGIONS, Region::default());
+        self.unclear.clear();
+        self.unclear.resize(piece.blocks(), false);
+        let (mut start, end) =
+            (piece.first_page * FRAME_SIZE, (piece.first_page + piece.frames) * FRAME_SIZE);
+        while start < end {
+            let (found, walked_to) = scan::scan(&self.file, start, end, &mut self.regions)
+                .map_err(|error| self.vmm.io_failure("ioctl PAGEMAP_SCAN on", "pagemap", error))?;
+            for region in &self.regions[..found] {
+                let frame = |address: u64| (address / FRAME_SIZE).saturating_sub(piece.first_page);
+                each(frame(region.start)..frame(region.end), region.categories, &mut self.unclear);
+            }
+            if walked_to <= start {
+                let what = format!("PAGEMAP_SCAN from {start:#x} came to {walked_to:#x}");
+                return Err(IngestError::Format { path: self.vmm.path("pagemap").into(), what });
+            }
+            start = walked_to;
+        }
+        Ok(())
+    }
+
+    /// Counts some of the piece's blocks by their words.
+    fn count_words(
+        &mut self,
+        piece: &Piece,
+        blocks: Range<usize>,
+        counts: &mut [BlockResidency],
+    ) -> Result<(), IngestError> {
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        let mut undecided = 0;
+        let mut flags = std::mem::take(&mut self.flags);
+        let read = self.each_word(piece, piece.frames_of(blocks), |frame, word| {
+            let block = piece.block_of(frame);
+            match behind(word) {
+                Behind::Nothing => {}
+                Behind::Memory => counts[block].resident += 1,
+                Behind::Swap => counts[block].swapped += 1,
+                Behind::Hidden => {
+                    counts[block].resident += 1;
+                    undecided += 1;
+                }
+                Behind::Page(pfn) => candidates.push((pfn, block)),
+            }
+        });
+        flags.classify(&mut candidates, |block, what| match what {
+            Use::Zero => {}
+            Use::Merged => counts[block].merged += 1,
+            Use::Other => counts[block].resident += 1,
+            Use::Unknown => {
+                counts[block].resident += 1;
+                undecided += 1;
+            }
+        });
+        self.candidates = candidates;
+        self.flags = flags;
+        self.undecided_frames += undecided;
+        read
+    }
+
+    /// Calls `each` with frames of the piece and their words.
+    fn each_word(
+        &mut self,
+        piece: &Piece,
+        frames: Range<u64>,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<(), IngestError> {
+        let mut at = frames.start;
+        while at < frames.end {
+            self.words.resize(usize::try_from((frames.end - at) * WORD).unwrap_or(0), 0);
+            let read = self
+                .file
+                .read_at(&mut self.words, (piece.first_page + at) * WORD)
+                .map_err(|error| self.vmm.io_failure("read", "pagemap", error))?;
+            if read < WORD as usize {
+                return Err(IngestError::VmmGone { pid: self.vmm.pid() });
+            }
+            for word in self.words[..read].chunks_exact(WORD as usize) {
+                each(at, word.try_into().map_or(0, u64::from_ne_bytes));
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a word says of a private page.
+#[derive(Debug, PartialEq, Eq)]
+enum Behind {
+    Nothing,
+    Memory,
+    Swap,
+    /// Mapped more than once, or not counted: the frame's flags tell what it is.
+    Page(u64),
+    /// The same, but the frame's number is kept from this process.
+    Hidden,
+}
+
+fn behind(word: u64) -> Behind {
+    if word & PRESENT != 0 {
+        return match word & PFN {
+            // A page that only the VMM maps is its own. KSM's have one mapping only when the others have gone.
+            _ if word & EXCLUSIVE != 0 => Behind::Memory,
+            // Frame 0 is never a process' page; the kernel puts 0 where it hides the number (pagemap_read).
+            0 => Behind::Hidden,
+            pfn => Behind::Page(pfn),
+        };
+    }
+    match word & SWAP_TYPE {
+        _ if word & SWAPPED == 0 => Behind::Nothing,
+        0..MAX_SWAP_AREAS => Behind::Swap,
+        MARKER => Behind::Nothing,
+        // Being migrated to another frame.
+        _ => Behind::Memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_told_apart() {
+        assert_eq!(behind(0), Behind::Nothing);
+        assert_eq!(behind(PRESENT | EXCLUSIVE | 7), Behind::Memory);
+        assert_eq!(behind(PRESENT | 7), Behind::Page(7));
+        assert_eq!(behind(PRESENT | 1 << 61 | 7), Behind::Page(7), "the huge zero page counts as a file's");
+        assert_eq!(behind(PRESENT), Behind::Hidden);
+        assert_eq!(behind(1 << 55), Behind::Nothing, "soft-dirty alone");
+    }
+
+    #[test]
+    fn an_entry_that_is_no_swap_entry_is_not_called_swapped() {
+        assert_eq!(behind(SWAPPED | 1000 << 5), Behind::Swap);
+        assert_eq!(behind(SWAPPED | 1000 << 5 | 3), Behind::Swap);
+        assert_eq!(behind(SWAPPED | 1000 << 5 | 28), Behind::Memory, "on its way to another frame");
+        assert_eq!(behind(SWAPPED | 1 << 5 | MARKER), Behind::Nothing);
+        assert_eq!(behind(SWAPPED), Behind::Swap, "without CAP_SYS_ADMIN the type reads 0");
+    }
+}

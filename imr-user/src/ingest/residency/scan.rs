@@ -1,0 +1,81 @@
+//! The ioctl PAGEMAP_SCAN (Linux 6.7): ranges of pages that are alike, without a word for each page.
+//!
+//! In: an open pagemap, a range of addresses. Out: the ranges in it that have memory. It asks for no write
+//! protection and so changes nothing (fs/proc/task_mmu.c, do_pagemap_scan, 6.12).
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsRawFd;
+
+/// include/uapi/linux/fs.h: the page is in the page tables.
+pub(super) const PRESENT: u64 = 1 << 3;
+/// Not there, but the entry is not empty: swapped out, on its way to another frame, or a marker.
+pub(super) const SWAPPED: u64 = 1 << 4;
+/// The zero page of 4 KiB.
+pub(super) const ZERO: u64 = 1 << 5;
+/// Mapped by a huge page.
+pub(super) const HUGE: u64 = 1 << 6;
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::Ioctl = {
+    let size = size_of::<ScanArgument>() as libc::Ioctl;
+    (3 << 30) | (size << 16) | ((b'f' as libc::Ioctl) << 8) | 16
+};
+
+/// struct pm_scan_arg.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanArgument>() == 96);
+
+/// struct page_region: addresses `start..end` are alike.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Region {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) categories: u64,
+}
+
+const _: () = assert!(size_of::<Region>() == 24);
+
+/// Looks for memory in the addresses `start..end`. Returns how many of `regions` were filled, and up to where the
+/// kernel came: before `end` when there was no more room.
+pub(super) fn scan(pagemap: &File, start: u64, end: u64, regions: &mut [Region]) -> io::Result<(usize, u64)> {
+    let mut argument = ScanArgument {
+        size: size_of::<ScanArgument>() as u64,
+        start,
+        end,
+        vec: regions.as_mut_ptr() as u64,
+        vec_len: regions.len() as u64,
+        category_anyof_mask: PRESENT | SWAPPED,
+        // Not PAGE_IS_FILE: the kernel would have to look at the struct page of each.
+        return_mask: PRESENT | SWAPPED | ZERO | HUGE,
+        ..ScanArgument::default()
+    };
+    // SAFETY: `argument` is the structure this request takes, and `vec` and `vec_len` name `regions`, which is
+    // borrowed mutably until the call is over and may hold any bytes.
+    let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
+    let found = usize::try_from(found).map_err(|_| io::Error::last_os_error())?;
+    Ok((found.min(regions.len()), argument.walk_end))
+}
+
+/// Whether the kernel has it: older ones refuse every ioctl on pagemap.
+pub(super) fn is_available(pagemap: &File) -> bool {
+    scan(pagemap, 0, 0, &mut [Region::default()]).is_ok()
+}
