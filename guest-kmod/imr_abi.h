@@ -15,7 +15,7 @@
  * Version of everything in this file. Host and guest refuse each other unless
  * it is equal.
  */
-#define IMR_ABI_VERSION 1U
+#define IMR_ABI_VERSION 2U
 
 /*
  * Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the
@@ -201,8 +201,17 @@ static_assert(sizeof(struct imr_guest_half) == 2048);
  * @claim_seq: Newest offer that the host has taken up.
  * @done_seq: Newest offer that the host has finished; results are valid.
  * @abandon_seq: Newest offer that the host has given back untouched.
- * @want_pages: 4 KiB pages that the host would like to have; zero: no
- *   pressure.
+ * @want_pages: 4 KiB pages of free memory that request want_seq asks to be
+ *   offered again; zero: none, and a request that is being served ends. Written
+ *   before want_seq.
+ * @want_seq: Number of the host's newest request; zero: none. A guest that
+ *   sees a pair of attach_id and want_seq for the first time serves it, once:
+ *   ranges that are free and were offered before, but not taken by this host,
+ *   are offered again, in ordinary offers and lowest address first, until they
+ *   add up to want_pages or there are no more. A batch that gets no answer, or
+ *   a new request, ends it before. The guest looks when it sees an answered
+ *   call, so within IMR_HELLO_ATTACHED_MS. The host leaves both fields as they
+ *   are when a request has been served.
  * @results: Answer for range i of offer done_seq, in the order of the list.
  * @reserved: Zero.
  */
@@ -215,8 +224,9 @@ struct imr_host_half {
 	__u64 done_seq;
 	__u64 abandon_seq;
 	__u64 want_pages;
+	__u64 want_seq;
 	__u8 results[IMR_MAX_RANGES];
-	__u64 reserved[217];
+	__u64 reserved[216];
 };
 
 static_assert(offsetof(struct imr_host_half, attach_id) == 0);
@@ -227,8 +237,9 @@ static_assert(offsetof(struct imr_host_half, claim_seq) == 24);
 static_assert(offsetof(struct imr_host_half, done_seq) == 32);
 static_assert(offsetof(struct imr_host_half, abandon_seq) == 40);
 static_assert(offsetof(struct imr_host_half, want_pages) == 48);
-static_assert(offsetof(struct imr_host_half, results) == 56);
-static_assert(offsetof(struct imr_host_half, reserved) == 312);
+static_assert(offsetof(struct imr_host_half, want_seq) == 56);
+static_assert(offsetof(struct imr_host_half, results) == 64);
+static_assert(offsetof(struct imr_host_half, reserved) == 320);
 static_assert(sizeof(struct imr_host_half) == 2048);
 
 /**

@@ -10,6 +10,11 @@
  *	host_fresh	1 when it answers, so batches are offered
  *	want_pages	4 KiB pages that the host would like to have
  *	answered_ms	milliseconds since an answer was last seen; -1: never
+ *	want_seq	number of the host's newest request that was taken up
+ *	sweeping	1 while it is being served
+ *	sweep_stopped_by what ended the last one: 0 nothing yet, 1 enough was offered, 2 there was
+ *			no more, 3 no answer, 4 the host wanted no more or something else,
+ *			5 unload, sleep or reboot, 6 page reporting is somebody else's
  *	open_seq	the offer that is open; 0: none
  *	offer_seq	the newest offer
  *	registered	1 while page reporting calls us
@@ -49,6 +54,9 @@ static const char * const imr_stat_names[] = {
 	[IMR_STAT_KICKS]		= "kicks",
 	[IMR_STAT_KICK_BUSY]		= "kick_busy",
 	[IMR_STAT_LEAKED_PAGES]		= "leaked_pages",
+	[IMR_STAT_SWEEPS]		= "sweeps",
+	[IMR_STAT_SWEPT_BLOCKS]		= "swept_blocks",
+	[IMR_STAT_SWEEP_PASSES]		= "sweep_passes",
 	[IMR_STAT_WAIT_US_TOTAL]	= "wait_us_total",
 	[IMR_STAT_WAIT_US_MAX]		= "wait_us_max",
 };
@@ -67,6 +75,9 @@ static void imr_state_show(struct seq_file *m, struct imr_guest *g)
 	seq_printf(m, "mode %u\n", READ_ONCE(g->page->host.mode));
 	seq_printf(m, "host_fresh %d\n", g->host_fresh);
 	seq_printf(m, "want_pages %llu\n", READ_ONCE(g->page->host.want_pages));
+	seq_printf(m, "want_seq %llu\n", g->want_seq);
+	seq_printf(m, "sweeping %d\n", g->sweeping);
+	seq_printf(m, "sweep_stopped_by %d\n", g->sweep_end);
 	seq_printf(m, "answered_ms %lld\n", answered);
 	seq_printf(m, "open_seq %llu\n", g->batch_open ? READ_ONCE(guest->offer_seq) : 0);
 	seq_printf(m, "offer_seq %llu\n", READ_ONCE(guest->offer_seq));

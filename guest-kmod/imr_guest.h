@@ -18,6 +18,9 @@
 
 #include "imr_abi.h"
 
+/* 2 MiB: the host takes nothing smaller. */
+#define IMR_MIN_ORDER		9
+
 /**
  * enum imr_stat - what is counted, from load to unload
  * @IMR_STAT_OFFERS: batches published
@@ -43,6 +46,9 @@
  * @IMR_STAT_KICKS: times page reporting was registered anew
  * @IMR_STAT_KICK_BUSY: times that failed because somebody else had registered
  * @IMR_STAT_LEAKED_PAGES: control pages given up because the host did not acknowledge BYE
+ * @IMR_STAT_SWEEPS: requests of the host that were served, or begun to be
+ * @IMR_STAT_SWEPT_BLOCKS: 2 MiB blocks that were made to be offered again
+ * @IMR_STAT_SWEEP_PASSES: passes of page reporting that were run for it
  * @IMR_STAT_WAIT_US_TOTAL: microseconds from publishing a batch to its end, all batches
  * @IMR_STAT_WAIT_US_MAX: the longest of these
  * @IMR_STAT_COUNT: their number
@@ -71,6 +77,9 @@ enum imr_stat {
 	IMR_STAT_KICKS,
 	IMR_STAT_KICK_BUSY,
 	IMR_STAT_LEAKED_PAGES,
+	IMR_STAT_SWEEPS,
+	IMR_STAT_SWEPT_BLOCKS,
+	IMR_STAT_SWEEP_PASSES,
 	IMR_STAT_WAIT_US_TOTAL,
 	IMR_STAT_WAIT_US_MAX,
 	IMR_STAT_COUNT
@@ -91,13 +100,37 @@ enum imr_phase {
 };
 
 /**
+ * enum imr_sweep_end - what ended the last sweep
+ * @IMR_SWEEP_NONE: there was none, or it goes on
+ * @IMR_SWEEP_ENOUGH: as much was offered again as the host wanted
+ * @IMR_SWEEP_ALL: there was no more to offer again
+ * @IMR_SWEEP_HOST: a batch did not get an answer, or no host was there any more
+ * @IMR_SWEEP_CANCELLED: the host wanted nothing any more, or made a new request
+ * @IMR_SWEEP_STOPPED: unload, sleep or reboot
+ * @IMR_SWEEP_NO_REPORTING: page reporting is somebody else's
+ */
+enum imr_sweep_end {
+	IMR_SWEEP_NONE,
+	IMR_SWEEP_ENOUGH,
+	IMR_SWEEP_ALL,
+	IMR_SWEEP_HOST,
+	IMR_SWEEP_CANCELLED,
+	IMR_SWEEP_STOPPED,
+	IMR_SWEEP_NO_REPORTING
+};
+
+/**
  * struct imr_guest - the module's whole state
  * @prdev: our registration with page reporting; passed to register and unregister only by
  *	the owner of @registered
- * @registered: @prdev is registered; owned by @kick_work, and by imr_start() and
- *	imr_stop() while that is not queued
+ * @registered: @prdev is registered; owned by @kick_work, which leaves it alone while
+ *	@sweeping, and by imr_start() and imr_stop() while that is not queued
  * @hello_work: says HELLO and looks for the answer; ends itself unless @phase is IMR_UP
  * @kick_work: registers with page reporting again, because it retries nothing by itself
+ * @sweep_work: has page reporting offer again what was offered before
+ * @taken: a bit for each 2 MiB block of memory, by physical address: the host's last answer for
+ *	it was that it took it. Atomic bits; NULL when there was no memory for it
+ * @taken_blocks: bits in @taken; constant after load
  * @batch_wait: woken when @batch_open becomes false
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
@@ -110,6 +143,11 @@ enum imr_phase {
  * @batch_open: a batch is between imr_batch_open() and imr_batch_close()
  * @hold: no batch may be opened, because @kick_work is about to wait for the reporting worker
  * @pass_lost: a pass of page reporting ended early since the last kick
+ * @sweeping: @sweep_work uses @prdev, so @kick_work may not
+ * @sweep_end: what ended the last sweep
+ * @want_attach: the host's attach_id when its newest request was taken up; 0: none was
+ * @want_seq: the number of that request
+ * @want_pages: 4 KiB pages that it asks for by now; 0: none any more
  * @host_fresh: imr_look()'s last verdict, to see it change
  * @host_beat: the host's heartbeat when last seen
  * @host_attach: the host's attach_id when last seen
@@ -126,6 +164,9 @@ struct imr_guest {
 	bool registered;
 	struct delayed_work hello_work;
 	struct delayed_work kick_work;
+	struct delayed_work sweep_work;
+	unsigned long *taken;
+	unsigned long taken_blocks;
 	wait_queue_head_t batch_wait;
 	atomic64_t stats[IMR_STAT_COUNT];
 	unsigned int order;
@@ -138,6 +179,11 @@ struct imr_guest {
 	bool batch_open;
 	bool hold;
 	bool pass_lost;
+	bool sweeping;
+	enum imr_sweep_end sweep_end;
+	u64 want_attach;
+	u64 want_seq;
+	u64 want_pages;
 	bool host_fresh;
 	u64 host_beat;
 	u64 host_attach;
@@ -187,6 +233,7 @@ void imr_kick_work(struct work_struct *work);
 long imr_hello(struct imr_guest *g);
 void imr_ring(struct imr_guest *g, u64 seq);
 void imr_look(struct imr_guest *g);
+bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone);
 void imr_hello_work(struct work_struct *work);
 bool imr_bye(struct imr_guest *g);
 
@@ -196,6 +243,13 @@ int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, u
 /* imr_record.c */
 unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents);
 void imr_record_settle(struct imr_guest *g, unsigned int count);
+
+/* imr_sweep.c */
+void imr_sweep_init(struct imr_guest *g);
+void imr_sweep_exit(struct imr_guest *g);
+void imr_sweep_work(struct work_struct *work);
+void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
+void imr_forget_taken(struct imr_guest *g);
 
 /* imr_debugfs.c */
 void imr_debugfs_init(struct imr_guest *g);

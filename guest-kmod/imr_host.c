@@ -38,6 +38,22 @@ static long imr_call(struct imr_guest *g, u64 op, u64 arg)
 	return kvm_hypercall3(IMR_HYPERCALL_NR, op, arg, half->cookie);
 }
 
+/**
+ * imr_zone_left_alone() - whether page reporting offers nothing of a zone, for it has too little
+ * @g: the module's state
+ * @zone: the zone
+ *
+ * The rule of page_reporting_process_zone() (6.1 and 6.12), so this is what a guest keeps for
+ * itself: the low watermark and a batch.
+ *
+ * Return: true when its free memory stays with the guest.
+ */
+bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone)
+{
+	return zone_page_state(zone, NR_FREE_PAGES) <=
+	       low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << g->order);
+}
+
 /*
  * Free memory as the buddy allocator sees it, without zone->lock: the counts may be a little
  * out, and are only shown. (for_each_populated_zone() would be shorter, but
@@ -56,15 +72,13 @@ static void imr_publish_memory(struct imr_guest *g)
 	for_each_online_node(node) {
 		for (i = 0; i < MAX_NR_ZONES; i++) {
 			struct zone *zone = &NODE_DATA(node)->node_zones[i];
-			unsigned long zone_free, mark;
+			unsigned long zone_free;
 
 			if (!populated_zone(zone))
 				continue;
 			zone_free = zone_page_state(zone, NR_FREE_PAGES);
 			free += zone_free;
-			/* page_reporting_process_zone() leaves a zone below this alone. */
-			mark = low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << g->order);
-			if (zone_free <= mark)
+			if (imr_zone_left_alone(g, zone))
 				reserve += zone_free;
 			for (order = 0; order <= IMR_TOP_ORDER; order++)
 				blocks[order] += READ_ONCE(zone->free_area[order].nr_free);
@@ -122,6 +136,28 @@ void imr_ring(struct imr_guest *g, u64 seq)
 	mutex_unlock(&g->lock);
 }
 
+/* Has a request of the host served that was not seen before. */
+static void imr_look_for_request(struct imr_guest *g, u64 attach)
+{
+	struct imr_host_half *half = &g->page->host;
+	u64 seq, pages;
+
+	/* The host writes the number after the pages. */
+	seq = virt_load_acquire(&half->want_seq);
+	pages = READ_ONCE(half->want_pages);
+	if (!seq)
+		return;
+	if (attach == g->want_attach && seq == g->want_seq) {
+		g->want_pages = pages;
+		return;
+	}
+	g->want_attach = attach;
+	g->want_seq = seq;
+	g->want_pages = pages;
+	if (pages)
+		mod_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+}
+
 /**
  * imr_look() - see whether the host has answered, and whether it is still there
  * @g: the module's state
@@ -159,6 +195,8 @@ void imr_look(struct imr_guest *g)
 		imr_count(g, IMR_STAT_ATTACHES, 1);
 		g->host_attach = attach;
 		g->host_mode = mode;
+		/* This host may be another than the one who took it. */
+		imr_forget_taken(g);
 		imr_kick(g, true);
 	} else if (!fresh && g->host_fresh) {
 		pr_info("host %016llx %s\n", g->host_attach,
@@ -169,6 +207,8 @@ void imr_look(struct imr_guest *g)
 			g->hello_ns = 0;
 	}
 	g->host_fresh = fresh;
+	if (fresh && g->phase == IMR_UP)
+		imr_look_for_request(g, attach);
 }
 
 /**

@@ -3,8 +3,8 @@
  * imr_guest: offers this guest's free memory to its KVM host, by way of free page reporting.
  *
  * Here: parameters, load, unload, sleep and reboot. Start and stop are in imr_session.c, what
- * is said to the host in imr_host.c, an offer's life in imr_offer.c. The contract between the
- * two sides is imr_abi.h.
+ * is said to the host in imr_host.c, an offer's life in imr_offer.c, what the host asks for in
+ * imr_sweep.c. The contract between the two sides is imr_abi.h.
  */
 #define pr_fmt(fmt) "imr: " fmt
 
@@ -20,8 +20,6 @@
 #include "imr_compat.h"
 #include "imr_guest.h"
 
-/* 2 MiB: the host takes nothing smaller. */
-#define IMR_MIN_ORDER		9
 #define IMR_TIMEOUT_MIN_MS	10
 #define IMR_TIMEOUT_MAX_MS	60000
 
@@ -125,12 +123,14 @@ static int __init imr_init(void)
 	imr.timeout_ns = imr_ms(timeout_ms);
 	INIT_DELAYED_WORK(&imr.hello_work, imr_hello_work);
 	INIT_DELAYED_WORK(&imr.kick_work, imr_kick_work);
+	INIT_DELAYED_WORK(&imr.sweep_work, imr_sweep_work);
+	imr_sweep_init(&imr);
 
 	err = imr_start(&imr);
 	if (err == -EBUSY)
 		pr_err("page reporting is taken, most likely by virtio-balloon: start the VM with free-page-reporting=off on that device\n");
 	if (err)
-		return err;
+		goto err_sweep;
 
 	err = register_reboot_notifier(&imr_reboot_notifier);
 	if (err)
@@ -146,6 +146,8 @@ err_reboot:
 	unregister_reboot_notifier(&imr_reboot_notifier);
 err_stop:
 	imr_stop(&imr, IMR_WHY_UNLOAD);
+err_sweep:
+	imr_sweep_exit(&imr);
 	return err;
 }
 module_init(imr_init);
@@ -156,6 +158,7 @@ static void __exit imr_exit(void)
 	unregister_pm_notifier(&imr_pm_notifier);
 	unregister_reboot_notifier(&imr_reboot_notifier);
 	imr_stop(&imr, IMR_WHY_UNLOAD);
+	imr_sweep_exit(&imr);
 }
 module_exit(imr_exit);
 

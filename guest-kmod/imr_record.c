@@ -53,7 +53,7 @@ unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsi
 }
 
 /**
- * imr_record_settle() - count what the host did with each range of a finished batch
+ * imr_record_settle() - count and remember what the host did with each range of a finished batch
  * @g: the module's state; done_seq of its batch was read with acquire semantics
  * @count: entries of the record
  */
@@ -62,9 +62,10 @@ void imr_record_settle(struct imr_guest *g, unsigned int count)
 	unsigned int i;
 
 	for (i = 0; i < count; i++) {
+		u8 result = READ_ONCE(g->page->host.results[i]);
 		enum imr_stat stat;
 
-		switch (READ_ONCE(g->page->host.results[i])) {
+		switch (result) {
 		case IMR_RESULT_RECLAIMED:
 			stat = IMR_STAT_PAGES_RECLAIMED;
 			break;
@@ -79,5 +80,6 @@ void imr_record_settle(struct imr_guest *g, unsigned int count)
 			break;
 		}
 		imr_count(g, stat, 1ULL << g->record[i].order);
+		imr_take(g, g->record[i].gpa, g->record[i].order, result == IMR_RESULT_RECLAIMED);
 	}
 }

@@ -60,10 +60,10 @@ void imr_kick_work(struct work_struct *work)
 	int err;
 
 	mutex_lock(&g->lock);
-	if (g->phase != IMR_UP || g->batch_open) {
+	if (g->phase != IMR_UP || g->batch_open || g->sweeping) {
 		/*
 		 * Unregistering would wait for the batch, and for that there may be no limit.
-		 * imr_batch_close() kicks again.
+		 * imr_batch_close() kicks again, and so does the end of a sweep.
 		 */
 		mutex_unlock(&g->lock);
 		return;
@@ -256,6 +256,9 @@ int imr_stop(struct imr_guest *g, enum imr_why why)
 
 	cancel_delayed_work_sync(&g->kick_work);
 	cancel_delayed_work_sync(&g->hello_work);
+	/* With a batch that does not end it waits for that, and then finds the phase. */
+	if (closed)
+		cancel_delayed_work_sync(&g->sweep_work);
 	if (!closed)
 		pr_warn("the host holds an offer and does not answer; its memory stays out of use\n");
 	else if (g->registered)

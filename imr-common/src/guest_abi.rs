@@ -7,7 +7,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Version of everything in this file. Host and guest refuse each other unless it is equal.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the call (`kvm_hypercall`) and
 /// returns `-KVM_ENOSYS` to a caller at CPL 0, `-KVM_EPERM` to any other
@@ -133,12 +133,20 @@ pub struct HostHalf {
     pub done_seq: u64,
     /// Newest offer that the host has given back untouched.
     pub abandon_seq: u64,
-    /// 4 KiB pages that the host would like to have; zero: no pressure.
+    /// 4 KiB pages of free memory that request `want_seq` asks to be offered again; zero: none, and a request
+    /// that is being served ends. Written before `want_seq`.
     pub want_pages: u64,
+    /// Number of the host's newest request; zero: none. A guest that sees a pair of `attach_id` and `want_seq`
+    /// for the first time serves it, once: ranges that are free and were offered before, but not taken by this
+    /// host, are offered again, in ordinary offers and lowest address first, until they add up to `want_pages`
+    /// or there are no more. A batch that gets no answer, or a new request, ends it before. The guest
+    /// looks when it sees an answered call, so within [`HELLO_ATTACHED_MS`]. The host leaves both fields as they
+    /// are when a request has been served.
+    pub want_seq: u64,
     /// Answer for range `i` of offer `done_seq`, in the order of the list.
     pub results: [u8; MAX_RANGES],
     /// Zero.
-    pub reserved: [u64; 217],
+    pub reserved: [u64; 216],
 }
 
 /// The control page.
@@ -173,5 +181,6 @@ const _: () = {
     assert!(offset_of!(GuestHalf, revoke_seq) == 72);
     assert!(offset_of!(GuestHalf, free_blocks) == 104);
     assert!(offset_of!(HostHalf, claim_seq) == 24);
-    assert!(offset_of!(HostHalf, results) == 56);
+    assert!(offset_of!(HostHalf, want_seq) == 56);
+    assert!(offset_of!(HostHalf, results) == 64);
 };

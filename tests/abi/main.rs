@@ -84,6 +84,7 @@ fn host_half() -> Verdict {
         done_seq,
         abandon_seq,
         want_pages,
+        want_seq,
         results,
         reserved
     )

@@ -10,3 +10,4 @@ pub mod lock;
 pub mod memory;
 pub mod page;
 pub mod session;
+pub mod want;

@@ -68,8 +68,10 @@ pub struct HostFields {
     pub done_seq: u64,
     /// Newest offer given back.
     pub abandon_seq: u64,
-    /// Pages the host would like.
+    /// Pages that the request asks for.
     pub want_pages: u64,
+    /// Number of the request.
+    pub want_seq: u64,
 }
 
 /// Why a page is not a control page that this host can use.
@@ -239,6 +241,7 @@ impl HostFields {
             done_seq: u64_at(&bytes, offset_of!(HostHalf, done_seq)),
             abandon_seq: u64_at(&bytes, offset_of!(HostHalf, abandon_seq)),
             want_pages: u64_at(&bytes, offset_of!(HostHalf, want_pages)),
+            want_seq: u64_at(&bytes, offset_of!(HostHalf, want_seq)),
         })
     }
 }

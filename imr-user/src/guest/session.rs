@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::guest::list::{self, ListError, OfferedRange};
 use crate::guest::memory::{GuestMemory, MemoryError};
 use crate::guest::page::{self, GuestFields, GuestStatistics, HostFields, PageError};
+use crate::guest::want::Want;
 use crate::model::ids::Gpa;
 
 /// What this host process says of itself in every host half.
@@ -22,8 +23,8 @@ pub struct HostIdentity {
     pub attach_id: u64,
     /// `MODE_*`.
     pub mode: u32,
-    /// 4 KiB pages the host would like.
-    pub want_pages: u64,
+    /// The newest request. It stays in the page when it has been served; the guest knows by its number.
+    pub want: Want,
 }
 
 /// How a HELLO was taken.
@@ -283,11 +284,14 @@ impl Session {
     fn answer(&mut self, memory: &GuestMemory, host: HostIdentity) -> Result<(), MemoryError> {
         let mut next = self.written;
         next.mode = host.mode;
-        next.want_pages = host.want_pages;
+        next.want_pages = host.want.pages;
+        next.want_seq = host.want.seq;
         next.attach_id = host.attach_id;
         next.heartbeat = next.heartbeat.wrapping_add(1);
         page::write_mode(memory, self.gpa, next.mode)?;
         page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, want_pages), next.want_pages)?;
+        // After the pages: a guest that sees the number finds the pages of it, or of a newer one.
+        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, want_seq), next.want_seq)?;
         page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, attach_id), next.attach_id)?;
         page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, heartbeat), next.heartbeat)?;
         self.written = next;

@@ -14,6 +14,7 @@ use super::worker::{Job, Report, Worker};
 use crate::correlate::Call;
 use crate::guest::lock::{LockError, VmLock};
 use crate::guest::memory::{GuestMemory, RamRange};
+use crate::guest::want::Request;
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{FoundSlot, VmFacts as FoundVm};
 use crate::ingest::registry::Registration;
@@ -225,6 +226,7 @@ impl FollowedVm {
             attach_id: start.attach_id,
             reports: start.reports.clone(),
             session: None,
+            request: Request::default(),
             _lock: lock,
         };
         let (jobs, receiver) = sync_channel(JOBS);

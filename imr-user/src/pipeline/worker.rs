@@ -16,6 +16,7 @@ use crate::guest::lock::VmLock;
 use crate::guest::memory::{GuestMemory, MemoryError, RamRange};
 use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
+use crate::guest::want::{Request, Want};
 use crate::ingest::tables::Tables;
 use crate::model::ids::{Gfn, Gpa, VmId};
 use crate::model::latency::Stages;
@@ -32,6 +33,9 @@ pub(super) enum Job {
     Call(Call),
     /// The VM was reset: forget the session.
     Reset,
+    /// Ask the guest for memory, in the answer to its next call.
+    #[expect(dead_code, reason = "no command asks for it yet")]
+    Want(Want),
     /// The slots or what is behind them changed.
     Layout(Vec<RamRange>, VmFacts),
 }
@@ -104,6 +108,8 @@ pub(super) struct Worker {
     pub(super) attach_id: u64,
     pub(super) reports: UnboundedSender<(VmId, Report)>,
     pub(super) session: Option<Session>,
+    /// The newest request to the guest.
+    pub(super) request: Request,
     pub(super) _lock: VmLock,
 }
 
@@ -114,6 +120,7 @@ impl Worker {
             match job {
                 Job::Call(call) => self.call(call),
                 Job::Reset => self.end("the VM was reset, restored or shut down".into()),
+                Job::Want(want) => self.request.ask(want),
                 Job::Layout(ranges, facts) => {
                     self.memory.set_ranges(ranges);
                     self.facts = facts;
@@ -144,9 +151,10 @@ impl Worker {
     }
 
     fn hello(&mut self, gpa: Gpa, cookie: u64) {
-        match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity()) {
+        match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity(cookie)) {
             Ok((session, statistics, kind)) => {
                 self.session = Some(session);
+                self.request.told(cookie);
                 self.report(Report::Hello { kind, gpa, cookie, statistics });
             }
             Err(PageError::Memory(MemoryError::VmmGone)) => self.gone(),
@@ -157,11 +165,15 @@ impl Worker {
 
     fn doorbell(&mut self, seq: u64, call: Call) {
         let heard_ns = clock::monotonic_ns();
-        let identity = self.identity();
+        let identity = self.identity(call.cookie);
         // Without a session there is no page to answer in; the guest says HELLO about once a second then.
         let Some(session) = self.session.as_mut() else { return self.report(Report::Settled) };
         let doorbell = Doorbell { seq, cookie: call.cookie, rung_ns: call.time_ns };
-        match session.claim(&self.memory, doorbell, identity, clock::monotonic_ns) {
+        let claim = session.claim(&self.memory, doorbell, identity, clock::monotonic_ns);
+        if let Ok(Claim::Taken(_) | Claim::Revoked | Claim::Malformed(_)) = claim {
+            self.request.told(call.cookie);
+        }
+        match claim {
             Ok(Claim::Taken(offer)) => self.take(&offer, call, heard_ns),
             Ok(Claim::Revoked) => {
                 let why = "the guest had withdrawn it".into();
@@ -187,7 +199,7 @@ impl Worker {
             executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
         };
         let reclaimed_ns = clock::monotonic_ns();
-        let notified_ns = 0;
+        let notified_ns = self.tables.vm(self.index).last_unmap_ns;
         if outcome.vmm_gone() {
             return self.gone();
         }
@@ -231,12 +243,12 @@ impl Worker {
         }
     }
 
-    fn identity(&self) -> HostIdentity {
+    fn identity(&self, cookie: u64) -> HostIdentity {
         let mode = match self.policy {
             PolicyName::Observe => MODE_OBSERVING,
             PolicyName::Immediate => MODE_RECLAIMING,
         };
-        HostIdentity { attach_id: self.attach_id, mode, want_pages: 0 }
+        HostIdentity { attach_id: self.attach_id, mode, want: self.request.for_module(cookie) }
     }
 
     fn ended(&mut self, end: &SessionEnd) {

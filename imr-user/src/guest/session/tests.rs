@@ -15,7 +15,8 @@ use crate::guest::memory::RamRange;
 const COOKIE: u64 = 0xfeed;
 const PAGE: u64 = 0x10_0000;
 const RECORD: u64 = PAGE + 4096;
-const HOST: HostIdentity = HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want_pages: 0 };
+const HOST: HostIdentity =
+    HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want: Want { seq: 0, pages: 0 } };
 
 /// Two frames of "guest" memory: the control page and the record.
 struct Guest {
@@ -184,6 +185,33 @@ fn hello_names_what_is_wrong_and_writes_nothing() {
     guest.set(offset_of!(GuestHalf, abi_version), &(ABI_VERSION + 1).to_le_bytes());
     assert!(said(PAGE, COOKIE).unwrap().contains("ABI version"));
     assert_eq!(guest.host(), HostFields::default());
+}
+
+#[test]
+fn a_request_is_in_the_page_from_the_next_answer_on_and_stays() {
+    let guest = Guest::new();
+    let asked = |seq, pages| HostIdentity { want: Want { seq, pages }, ..HOST };
+    let wanted = || (guest.host().want_seq, guest.host().want_pages);
+    let hello = |previous: Option<&Session>, host| {
+        let page = Gpa::new(PAGE);
+        Session::hello(previous, &guest.memory, page, COOKIE, host).map(|(session, _, kind)| (session, kind))
+    };
+    let (session, _) = hello(None, HOST).unwrap();
+    assert_eq!(wanted(), (0, 0));
+    let (mut session, kind) = hello(Some(&session), asked(1, 1024)).unwrap();
+    assert_eq!((kind, wanted()), (HelloKind::Repeated, (1, 1024)));
+    guest.offer(1);
+    let doorbell = Doorbell { seq: 1, cookie: COOKIE, rung_ns: 1000 };
+    let taken = session.claim(&guest.memory, doorbell, asked(2, 512), || 2000).unwrap();
+    assert!(matches!(taken, Claim::Taken(_)));
+    assert_eq!(wanted(), (2, 512), "an answered doorbell brings it too");
+    session.finish(&guest.memory, 1, &[RESULT_KEPT]).unwrap();
+    assert_eq!(wanted(), (2, 512));
+    let (session, kind) = hello(Some(&session), asked(2, 0)).unwrap();
+    assert_eq!((kind, wanted()), (HelloKind::Repeated, (2, 0)), "taken back");
+    guest.set(offset_of!(ControlPage, host) + offset_of!(HostHalf, want_seq), &9_u64.to_le_bytes());
+    let (_, kind) = hello(Some(&session), asked(2, 0)).unwrap();
+    assert_eq!(kind, HelloKind::RolledBack, "a number that this host has not written");
 }
 
 #[test]

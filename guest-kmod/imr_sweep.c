@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A sweep: on the host's request, free memory is offered again that was offered before and not
+ * taken.
+ *
+ * Page reporting marks what it has reported (PG_reported) and passes it over until it was in use
+ * again, whatever we were told of it: a host that only observed, or that could not take it then,
+ * is not offered it a second time. And the marks outlive the module. A sweep takes the marks away
+ * and has page reporting make its passes at once. The offers come by imr_report(), from the one
+ * worker there is, with its isolation of the ranges and its reserve (imr_zone_left_alone()), so
+ * nothing here touches a page, or holds one.
+ *
+ * To allocate the blocks, offer and free them would be the obvious way, and is none. The
+ * allocator hands out first what was freed last, so the next batch would be the one just offered.
+ * And with init_on_alloc, Debian's default, it writes to every page of a block, which brings back
+ * what the host has taken; __GFP_SKIP_ZERO is heeded with hardware tags only, which x86 does not
+ * have (post_alloc_hook(), 6.1 and 6.12).
+ */
+#include <linux/bitmap.h>
+#include <linux/delay.h>
+#include <linux/memory_hotplug.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/nodemask.h>
+#include <linux/sched.h>
+#include <linux/timer.h>
+
+#include "imr_compat.h"
+#include "imr_guest.h"
+
+/* As much is unmarked at a time: what goes on being offered after the host has taken it back. */
+#define IMR_SWEEP_STEP_PAGES	(1UL << 18)
+/* Places looked at with zone->lock held and interrupts off. */
+#define IMR_SWEEP_LOOKS		256
+/*
+ * Passes for one step. A pass ends after a sixteenth of a free list and a batch
+ * (page_reporting_cycle()); more than this is somebody else's memory.
+ */
+#define IMR_SWEEP_PASSES	32
+/* Between two looks at a pass; one that takes memory takes longer. */
+#define IMR_SWEEP_POLL_US	2000
+/* Until a registration that is just under way is looked at again. */
+#define IMR_SWEEP_AGAIN_MS	100
+
+/**
+ * struct imr_sweep - one sweep
+ * @g: the module's state
+ * @attach: the host whose request it is
+ * @seq: number of the request
+ * @left: 4 KiB pages still wanted
+ * @step: 4 KiB pages unmarked since the last passes
+ * @passed: at least one pass was made, without loss
+ * @end: why to stop; IMR_SWEEP_NONE: go on
+ */
+struct imr_sweep {
+	struct imr_guest *g;
+	u64 attach;
+	u64 seq;
+	u64 left;
+	u64 step;
+	bool passed;
+	enum imr_sweep_end end;
+};
+
+static unsigned long imr_block_of(u64 gpa)
+{
+	return gpa >> (PAGE_SHIFT + IMR_MIN_ORDER);
+}
+
+/**
+ * imr_take() - remember what the host's answer for a range was
+ * @g: the module's state
+ * @gpa: the range, bytes
+ * @order: its order, IMR_MIN_ORDER at least
+ * @taken: the host took it
+ *
+ * Whether the host still has it is for the mark to say: that is gone as soon as the range, or a
+ * part of it, is used.
+ */
+void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken)
+{
+	unsigned long block = imr_block_of(gpa);
+	unsigned long end = block + (1UL << (order - IMR_MIN_ORDER));
+
+	for (; block < end && block < g->taken_blocks; block++)
+		assign_bit(block, g->taken, taken);
+}
+
+/**
+ * imr_forget_taken() - a sweep offers everything again, also what was taken
+ * @g: the module's state
+ */
+void imr_forget_taken(struct imr_guest *g)
+{
+	if (g->taken)
+		bitmap_zero(g->taken, g->taken_blocks);
+}
+
+static bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
+{
+	unsigned long block = pfn >> IMR_MIN_ORDER;
+
+	return block < g->taken_blocks && test_bit(block, g->taken);
+}
+
+/**
+ * imr_sweep_init() - make room to remember what the host took
+ * @g: the module's state
+ *
+ * Memory plugged in later has no bits, and neither has any when there is no room for them. Then
+ * a sweep also offers again what the host has taken, which costs an offer and finds nothing.
+ */
+void imr_sweep_init(struct imr_guest *g)
+{
+	unsigned long blocks = 0;
+	int node, i;
+
+	for_each_online_node(node) {
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			struct zone *zone = &NODE_DATA(node)->node_zones[i];
+
+			if (populated_zone(zone))
+				blocks = max(blocks, (zone_end_pfn(zone) >> IMR_MIN_ORDER) + 1);
+		}
+	}
+	g->taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
+	g->taken_blocks = g->taken ? blocks : 0;
+}
+
+/**
+ * imr_sweep_exit() - undo imr_sweep_init()
+ * @g: the module's state, with no batch open any more
+ */
+void imr_sweep_exit(struct imr_guest *g)
+{
+	g->taken_blocks = 0;
+	bitmap_free(g->taken);
+	g->taken = NULL;
+}
+
+/* Whether nothing says stop. */
+static bool imr_sweep_goes_on(struct imr_sweep *s)
+{
+	struct imr_guest *g = s->g;
+
+	if (s->end != IMR_SWEEP_NONE)
+		return false;
+	mutex_lock(&g->lock);
+	if (g->phase != IMR_UP) {
+		s->end = IMR_SWEEP_STOPPED;
+	} else {
+		imr_look(g);
+		if (!g->host_fresh || g->pass_lost)
+			s->end = IMR_SWEEP_HOST;
+		else if (g->want_attach != s->attach || g->want_seq != s->seq || !g->want_pages)
+			s->end = IMR_SWEEP_CANCELLED;
+	}
+	mutex_unlock(&g->lock);
+	return s->end == IMR_SWEEP_NONE;
+}
+
+/*
+ * Waits until no pass is being made. Not by flush_delayed_work(): the host may hold a batch
+ * without limit, and to wait for that is no hung task.
+ */
+static void imr_sweep_wait(struct imr_guest *g)
+{
+	struct delayed_work *pass = &g->prdev.work;
+	unsigned int busy;
+
+	for (;;) {
+		busy = work_busy(&pass->work);
+		/* With its timer running it is pending, and due later. */
+		if (!(busy & WORK_BUSY_RUNNING) &&
+		    (!(busy & WORK_BUSY_PENDING) || timer_pending(&pass->timer)))
+			return;
+		usleep_idle_range(IMR_SWEEP_POLL_US, 2 * IMR_SWEEP_POLL_US);
+	}
+}
+
+/* Has page reporting make its passes without its pause of 2 s, until the step was offered. */
+static void imr_sweep_offer(struct imr_sweep *s)
+{
+	struct imr_guest *g = s->g;
+	s64 until = atomic64_read(&g->stats[IMR_STAT_PAGES_OFFERED]) + s->step;
+	unsigned int passes = 0;
+
+	do {
+		/* A pass that nobody asked for is as good as any (page_reporting_process()). */
+		mod_delayed_work(system_wq, &g->prdev.work, 0);
+		imr_sweep_wait(g);
+		if (!imr_sweep_goes_on(s))
+			break;
+		s->passed = true;
+		imr_count(g, IMR_STAT_SWEEP_PASSES, 1);
+		/* One that has left something over is due again. */
+	} while (delayed_work_pending(&g->prdev.work) && ++passes < IMR_SWEEP_PASSES &&
+		 atomic64_read(&g->stats[IMR_STAT_PAGES_OFFERED]) < until);
+	s->step = 0;
+}
+
+/*
+ * Takes marks away from @pfn on, until it is enough for a step or the lock was held for long
+ * enough. The mark, like all of a free page's state, belongs to the owner of zone->lock.
+ * Returns where to go on.
+ */
+static unsigned long imr_unmark(struct imr_sweep *s, struct zone *zone, unsigned long pfn,
+				unsigned long end)
+{
+	unsigned long stride = 1UL << s->g->order;
+	u64 enough = min_t(u64, s->left, IMR_SWEEP_STEP_PAGES - s->step);
+	u64 found = 0;
+
+	end = min(end, pfn + IMR_SWEEP_LOOKS * stride);
+	spin_lock_irq(&zone->lock);
+	for (; pfn < end && found < enough; pfn += stride) {
+		struct page *page = pfn_to_online_page(pfn);
+		unsigned long order;
+
+		if (!page || page_zone(page) != zone || !PageBuddy(page) || !PageReported(page))
+			continue;
+		/* What buddy_order() reads, which modules do not have. */
+		order = page_private(page);
+		if (order < s->g->order || imr_is_taken(s->g, pfn))
+			continue;
+		__ClearPageReported(page);
+		found += 1ULL << order;
+	}
+	spin_unlock_irq(&zone->lock);
+
+	imr_count(s->g, IMR_STAT_SWEPT_BLOCKS, found >> IMR_MIN_ORDER);
+	s->left -= min(found, s->left);
+	s->step += found;
+	return pfn;
+}
+
+static void imr_sweep_zone(struct imr_sweep *s, struct zone *zone)
+{
+	unsigned long end = zone_end_pfn(zone);
+	unsigned long pfn = ALIGN(zone->zone_start_pfn, 1UL << s->g->order);
+
+	while (pfn < end && s->left && imr_sweep_goes_on(s)) {
+		if (imr_zone_left_alone(s->g, zone))
+			break;
+		pfn = imr_unmark(s, zone, pfn, end);
+		if (s->step >= IMR_SWEEP_STEP_PAGES)
+			imr_sweep_offer(s);
+		cond_resched();
+	}
+}
+
+static void imr_sweep_all(struct imr_sweep *s)
+{
+	int node, i;
+
+	for_each_online_node(node) {
+		for (i = 0; i < MAX_NR_ZONES; i++) {
+			struct zone *zone = &NODE_DATA(node)->node_zones[i];
+
+			if (populated_zone(zone))
+				imr_sweep_zone(s, zone);
+		}
+	}
+	/* Also when nothing had a mark: there may be what page reporting has not come to yet. */
+	if (imr_sweep_goes_on(s))
+		imr_sweep_offer(s);
+	if (s->end == IMR_SWEEP_NONE)
+		s->end = s->left ? IMR_SWEEP_ALL : IMR_SWEEP_ENOUGH;
+}
+
+/**
+ * imr_sweep_work() - serve the host's newest request
+ * @work: sweep_work of struct imr_guest
+ *
+ * Context: process; sleeps for as long as its batches take. @g->sweeping keeps @kick_work from
+ *	taking the registration away meanwhile, and imr_stop() waits for us before it does.
+ */
+void imr_sweep_work(struct work_struct *work)
+{
+	struct imr_guest *g = container_of(to_delayed_work(work), struct imr_guest, sweep_work);
+	struct imr_sweep s = { .g = g };
+	bool lost;
+
+	mutex_lock(&g->lock);
+	if (g->phase != IMR_UP || !g->want_pages) {
+		mutex_unlock(&g->lock);
+		return;
+	}
+	if (g->hold) {
+		queue_delayed_work(system_freezable_wq, &g->sweep_work,
+				   msecs_to_jiffies(IMR_SWEEP_AGAIN_MS));
+		mutex_unlock(&g->lock);
+		return;
+	}
+	imr_count(g, IMR_STAT_SWEEPS, 1);
+	if (!READ_ONCE(g->registered)) {
+		g->sweep_end = IMR_SWEEP_NO_REPORTING;
+		mutex_unlock(&g->lock);
+		return;
+	}
+	g->sweeping = true;
+	g->sweep_end = IMR_SWEEP_NONE;
+	s.attach = g->want_attach;
+	s.seq = g->want_seq;
+	s.left = g->want_pages;
+	/* Ours make up for a pass that was lost before, and tell when one of them is. */
+	lost = g->pass_lost;
+	g->pass_lost = false;
+	mutex_unlock(&g->lock);
+
+	imr_sweep_all(&s);
+
+	mutex_lock(&g->lock);
+	g->sweeping = false;
+	g->sweep_end = s.end;
+	if (!s.passed)
+		g->pass_lost |= lost;
+	imr_kick(g, false);
+	mutex_unlock(&g->lock);
+}
