@@ -107,6 +107,8 @@ impl Probes {
                 choice = better;
                 continue;
             }
+            let mut states = states;
+            fail_without_stand_in(&mut states);
             let mut status: Vec<ProbeStatus> = HOOKS
                 .iter()
                 .zip(states)
@@ -122,22 +124,6 @@ impl Probes {
     #[must_use]
     pub fn status(&self) -> Vec<ProbeStatus> {
         self.status.clone()
-    }
-
-    /// For each hook of [`Probes::status`], in that order: what does its work where it is not attached itself. A hook
-    /// that failed and has an entry here costs nothing but what that way costs.
-    #[must_use]
-    pub fn stand_ins(&self) -> Vec<Option<&'static str>> {
-        let attached = |name: &str| {
-            self.status.iter().any(|probe| probe.hook == name && probe.state == ProbeState::Attached)
-        };
-        let roles = HOOKS.iter().map(|hook| Some(hook.role)).chain([None]);
-        roles
-            .zip(&self.status)
-            .map(|(role, probe)| {
-                role?.stand_in().filter(|by| probe.state != ProbeState::Attached && attached(by))
-            })
-            .collect()
     }
 
     /// Whether a call can be told to be the guest kernel's.
@@ -231,7 +217,10 @@ impl Probes {
 
     fn all_attached(&self, role: Role) -> Result<(), String> {
         for (_, status) in HOOKS.iter().zip(&self.status).filter(|(hook, _)| hook.role == role) {
-            if let ProbeState::Failed(why) | ProbeState::NotNeeded(why) = &status.state {
+            if let ProbeState::Failed(why)
+            | ProbeState::NotNeeded(why)
+            | ProbeState::StoodIn { reason: why, .. } = &status.state
+            {
                 return Err(format!("{}: {why}", status.hook));
             }
         }
@@ -276,7 +265,7 @@ impl Choice {
             _ => &None,
         };
         if let (Some(why), Some(by)) = (instead, hook.role.stand_in()) {
-            return Some(ProbeState::Failed(format!("{why}; {by} stands in")));
+            return Some(ProbeState::StoodIn { reason: why.clone(), by: by.into() });
         }
         let not_needed = |why: &str| Some(ProbeState::NotNeeded(why.into()));
         match hook.role {
@@ -317,6 +306,23 @@ fn load_object(
         .map_max_entries("DIRTY", u32::try_from(dirty_words(blocks)).unwrap_or(u32::MAX))
         .load(OBJECT)
         .map_err(|source| IngestError::Load { source: Box::new(source) })
+}
+
+/// Nothing stands in for a hook where that could not be attached either.
+fn fail_without_stand_in(states: &mut [ProbeState]) {
+    let attached: Vec<String> = HOOKS
+        .iter()
+        .zip(&*states)
+        .filter(|(_, state)| **state == ProbeState::Attached)
+        .map(|(hook, _)| hook.name())
+        .collect();
+    for state in states {
+        if let ProbeState::StoodIn { reason, by } = state
+            && !attached.contains(by)
+        {
+            *state = ProbeState::Failed(format!("{reason}; nor could {by} be attached"));
+        }
+    }
 }
 
 fn attach_all(ebpf: &mut Ebpf, btf: &KernelBtf, layout: &Layout, choice: &Choice) -> Vec<ProbeState> {

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, MAX_VMS, Totals, VmRecord};
+use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, FRAMES_PER_BLOCK, MAX_VMS, Totals, VmRecord};
 
 use super::IngestError;
 use mapping::Mapping;
 
 /// 64-bit words of a block record.
 const BLOCK_WORDS: usize = size_of::<BlockRecord>() / 8;
+/// Of these, the bitmap of mapped frames, which comes first.
+const MAPPED_WORDS: usize = FRAMES_PER_BLOCK as usize / 64;
 /// 64-bit words of a VM record.
 const VM_WORDS: usize = size_of::<VmRecord>() / 8;
 /// 64-bit words of the totals.
@@ -132,6 +134,15 @@ impl Tables {
                 each(index, self.block(index));
                 changed &= changed - 1;
             }
+        }
+    }
+
+    /// More of the block is called mapped than has memory: forgets what is called mapped. The baseline's number
+    /// stands then, and what is mapped just now shows with the next one.
+    pub fn forget_mapped(&self, index: u64) {
+        let Ok(index) = usize::try_from(index) else { return };
+        for word in 0..MAPPED_WORDS {
+            self.0.blocks.store(index.saturating_mul(BLOCK_WORDS).saturating_add(word), 0);
         }
     }
 

@@ -169,18 +169,40 @@ pub struct BlockState {
     pub merged_frames: u16,
 }
 
-/// What is behind the frames of a block; the three are disjoint and at most 512 together.
+/// What is behind the frames of one block. The three are disjoint; each is 0..=512 frames, and so is their sum.
+/// Frames that read as zero without any memory (never touched, or the kernel's zero page) are in none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Residency {
-    /// Frames with memory of their own.
+    /// Frames with memory of their own in RAM. Memory that other processes map too counts here.
     pub resident: u16,
-    /// Frames in swap.
+    /// Frames in a swap area.
     pub swapped: u16,
-    /// Frames that share a KSM page.
+    /// Frames that share their page with others because KSM found them equal.
     pub merged: u16,
 }
 
 impl Residency {
+    /// Frames that are anything.
+    #[must_use]
+    pub fn frames(&self) -> u16 {
+        self.resident.saturating_add(self.swapped).saturating_add(self.merged)
+    }
+
+    /// Takes in what another mapping has of the same block. A block's mappings are disjoint, so that the sum stays
+    /// within the block; were they not, the sum is cut, resident frames first.
+    pub fn add(&mut self, part: Self) {
+        let mut room = (FRAMES_PER_BLOCK as u16).saturating_sub(self.frames());
+        for (sum, part) in [
+            (&mut self.resident, part.resident),
+            (&mut self.swapped, part.swapped),
+            (&mut self.merged, part.merged),
+        ] {
+            let taken = part.min(room);
+            *sum += taken;
+            room -= taken;
+        }
+    }
+
     /// With no more frames than a block has: what says so was read while it changed.
     #[must_use]
     pub fn clamped(self) -> Self {

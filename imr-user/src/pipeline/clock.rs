@@ -6,7 +6,16 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// CLOCK_MONOTONIC, ns: what `bpf_ktime_get_ns` returns.
 pub(super) fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// CPU time of the calling thread, ns.
+pub(super) fn thread_cpu_ns() -> u64 {
+    nanoseconds(ClockId::ThreadCPUTime)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 

@@ -3,18 +3,20 @@
 //! It waits for the ring buffer, the workers, the baselines, the VMMs' ends and the tick, whichever comes
 //! first, and never blocks on a VM.
 
+mod baselines;
+mod commands;
 mod follow;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imr_common::host_abi::Event;
+use imr_common::host_abi::{BlockRecord, Event};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::baseline::Baseline;
+use super::baseline::{self, Reading, Schedule};
 use super::command::Command;
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
@@ -24,7 +26,6 @@ use super::{Config, PipelineError, clock};
 use crate::correlate::{Call, Correlator, Observation};
 use crate::guest::lock::LockError;
 use crate::guest::session::HelloKind;
-use crate::ingest::IngestError;
 use crate::ingest::events::Events;
 use crate::ingest::host;
 use crate::ingest::loader::{LoadOptions, Probes};
@@ -35,11 +36,10 @@ use crate::model::latency::LatencyWindow;
 use crate::model::snapshot::{
     BlockDetail, EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot,
 };
+use crate::model::vm::BLOCK_BYTES;
 
 /// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
-/// The VMMs' page tables are read at attach and then this often.
-const BASELINE_INTERVAL: Duration = Duration::from_secs(5);
 /// The first snapshot waits for the first baselines, but not longer than this.
 const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
 /// Guest memory that the block table has room for, as a multiple of the host's memory.
@@ -67,8 +67,9 @@ pub(super) struct Engine {
     unanswerable: Option<String>,
     reports_in: UnboundedSender<(VmId, Report)>,
     reports: UnboundedReceiver<(VmId, Report)>,
-    baselines_in: UnboundedSender<(VmId, Result<Baseline, IngestError>)>,
-    baselines: UnboundedReceiver<(VmId, Result<Baseline, IngestError>)>,
+    schedule: Schedule,
+    readings_in: UnboundedSender<Reading>,
+    readings: UnboundedReceiver<Reading>,
     ended_in: UnboundedSender<VmId>,
     ended: UnboundedReceiver<VmId>,
     out: Channels,
@@ -111,7 +112,7 @@ impl Engine {
         let unanswerable = probes.can_prove_calls().and_then(|()| probes.can_see_resets()).err();
         let attach_id = host::random_u64()?.max(1);
         let (reports_in, reports) = unbounded_channel();
-        let (baselines_in, baselines) = unbounded_channel();
+        let (readings_in, readings) = unbounded_channel();
         let (ended_in, ended) = unbounded_channel();
         let mut engine = Self {
             config,
@@ -130,8 +131,9 @@ impl Engine {
             unanswerable,
             reports_in,
             reports,
-            baselines_in,
-            baselines,
+            schedule: Schedule::default(),
+            readings_in,
+            readings,
             ended_in,
             ended,
             out,
@@ -168,10 +170,11 @@ impl Engine {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut slots = interval(SLOTS_INTERVAL);
         slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut baseline = interval(BASELINE_INTERVAL);
-        baseline.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = interval(baseline::INTERVAL);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch: Vec<Event> = Vec::new();
         loop {
+            let wait = self.wait_for_slice();
             tokio::select! {
                 _ = &mut stop => break,
                 read = self.events.next_batch(&mut batch) => {
@@ -183,11 +186,17 @@ impl Engine {
                     }
                 }
                 Some((vm, report)) = self.reports.recv() => self.report(vm, report),
-                Some(command) = self.out.commands.recv() => self.command(command),
+                Some(command) = self.out.commands.recv() => {
+                    if let Some(delay) = self.command(command) {
+                        tick = interval(delay);
+                        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                    }
+                }
                 Some(vm) = self.ended.recv() => self.remove(vm),
-                Some((vm, result)) = self.baselines.recv() => self.take_baseline(vm, result),
+                Some(reading) = self.readings.recv() => self.take_reading(reading),
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.read_next_slice(),
                 _ = slots.tick() => self.follow_slot_changes(),
-                _ = baseline.tick() => self.start_baselines(),
+                _ = round.tick() => self.start_round(),
                 _ = tick.tick() => {
                     self.events.flush_log();
                     self.publish();
@@ -196,17 +205,6 @@ impl Engine {
         }
         self.finish();
         Ok(())
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Inspect(vm, block) => {
-                let vm = self.vms.get(&vm);
-                let detail = vm.and_then(|vm| vm.model.block(block, clock::monotonic_ns()));
-                self.out.details.send_replace(detail.map(Arc::new));
-            }
-            Command::SetPolicy(..) | Command::ReclaimNow(_) | Command::SetDelay(_) => {}
-        }
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -244,12 +242,8 @@ impl Engine {
         if matches!(call.op, crate::correlate::CallOp::Doorbell(_)) {
             vm.model.offers.doorbells += 1;
         }
-        let start = WorkerStart {
-            tables: &self.tables,
-            policy: self.config.policy,
-            attach_id: self.attach_id,
-            reports: &self.reports_in,
-        };
+        let start =
+            WorkerStart { tables: &self.tables, attach_id: self.attach_id, reports: &self.reports_in };
         let problem = match vm.call(call, &start) {
             Ok(true) => return,
             Ok(false) => {
@@ -299,10 +293,13 @@ impl Engine {
         }
         self.host.counters = self.counters();
         self.host.probes = self.probes.status();
+        self.host.baseline = self.schedule.status(clock::monotonic_ns());
         let now_ns = clock::monotonic_ns();
         for vm in self.vms.values_mut() {
+            vm.sample(&self.tables, now_ns);
             vm.refresh(&self.tables, now_ns);
         }
+        self.host.model_bytes = self.model_bytes();
         self.sequence += 1;
         let snapshot = Snapshot {
             schema_version: SCHEMA_VERSION,
@@ -315,6 +312,12 @@ impl Engine {
             decisions: self.log.to_vec(),
         };
         self.out.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// The model's records and the shared table's, of blocks that are followed.
+    fn model_bytes(&self) -> u64 {
+        let blocks: usize = self.vms.values().flat_map(|vm| vm.model.block_counts()).sum();
+        (blocks * (BLOCK_BYTES + size_of::<BlockRecord>())) as u64
     }
 
     fn counters(&self) -> EventCounters {

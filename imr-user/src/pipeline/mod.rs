@@ -29,6 +29,11 @@ use crate::model::snapshot::{BlockDetail, PolicyName, Snapshot};
 use command::Command;
 use record::Record;
 
+/// Shortest time between two snapshots.
+pub const DELAY_LEAST: Duration = Duration::from_millis(100);
+/// Longest: past it a screen would look dead.
+pub const DELAY_MOST: Duration = Duration::from_secs(3600);
+
 /// What to follow and what to do.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::ids::{Pid, VmId};
-use crate::model::snapshot::EventCounters;
+use crate::model::snapshot::{EventCounters, PolicyName};
 
 /// A record and when and to whom it happened.
 #[derive(Debug, Clone, Serialize)]
@@ -71,6 +71,16 @@ pub enum Happened {
     Detached {
         /// Why.
         why: String,
+    },
+    /// What is done with its offers was changed.
+    Policy {
+        /// To this.
+        policy: PolicyName,
+    },
+    /// Somebody asked for its memory at once.
+    Wanted {
+        /// What becomes of it.
+        what: String,
     },
     /// The VM was reset, restored or shut down.
     Reset {
@@ -199,6 +209,8 @@ impl fmt::Display for Happened {
                 write!(f, "guest module attached ({kind}), control page at {control_gpa:#x}")
             }
             Self::Detached { why } => write!(f, "guest module detached: {why}"),
+            Self::Policy { policy } => write!(f, "policy {} from the next offer on", policy.name()),
+            Self::Wanted { what } => f.write_str(what),
             Self::Reset { cause } => {
                 write!(f, "was reset, restored or shut down ({cause}): earlier offers count for nothing")
             }

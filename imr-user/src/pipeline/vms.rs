@@ -15,13 +15,16 @@ use crate::correlate::Call;
 use crate::guest::lock::{LockError, VmLock};
 use crate::guest::memory::{GuestMemory, RamRange};
 use crate::guest::want::Request;
+use crate::guest::want::Want;
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{FoundSlot, VmFacts as FoundVm};
 use crate::ingest::registry::Registration;
+use crate::ingest::residency::ResidencyReader;
 use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
 use crate::model::backing::Segment;
-use crate::model::ids::{Gfn, Hva, VmId};
+use crate::model::block::Residency;
+use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
 use crate::model::snapshot::{PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
 use crate::reclaim::guards::{self, SlotFacts, VmFacts};
@@ -63,7 +66,8 @@ pub(super) struct FollowedVm {
     pub(super) registration: Registration,
     pub(super) facts: VmFacts,
     pub(super) hazards: Hazards,
-    pub(super) baseline_running: bool,
+    /// For the next slice of it; away while one is read.
+    pub(super) residency: Option<ResidencyReader>,
     /// The slots changed and are to be read again.
     pub(super) dirty: bool,
     /// The VMM mapped something else behind its slots.
@@ -72,6 +76,7 @@ pub(super) struct FollowedVm {
     pub(super) calls_dropped: u64,
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
+    want_seq: u64,
     worker: Option<RunningWorker>,
 }
 
@@ -90,7 +95,6 @@ pub(super) enum NoWorker {
 /// What a worker is started with.
 pub(super) struct WorkerStart<'a> {
     pub(super) tables: &'a Tables,
-    pub(super) policy: PolicyName,
     pub(super) attach_id: u64,
     pub(super) reports: &'a UnboundedSender<(VmId, Report)>,
 }
@@ -105,11 +109,12 @@ impl FollowedVm {
             registration,
             facts: VmFacts::default(),
             hazards,
-            baseline_running: false,
+            residency: None,
             dirty: false,
             mappings_changed: false,
             calls_dropped: 0,
             reset_told_ns: None,
+            want_seq: 0,
             worker: None,
         };
         vm.set_segments(segments);
@@ -183,6 +188,20 @@ impl FollowedVm {
         Ok(self.send(Job::Call(call)))
     }
 
+    /// What is done with offers from the next one on.
+    pub(super) fn set_policy(&mut self, policy: PolicyName) {
+        self.model.policy = policy;
+        self.send(Job::Policy(policy));
+    }
+
+    /// Asks the guest for all the memory it can offer, with the next answer that it gets. `false`: the worker has
+    /// too much to do.
+    pub(super) fn want_all(&mut self) -> bool {
+        self.want_seq += 1;
+        let pages = self.model.ram_bytes() / FRAME_SIZE;
+        self.send(Job::Want(Want { seq: self.want_seq, pages }))
+    }
+
     /// Tells the worker, if there is one, that the VM was reset.
     pub(super) fn reset(&mut self) {
         self.send(Job::Reset);
@@ -222,7 +241,7 @@ impl FollowedVm {
             memory: GuestMemory::new(mem.into(), self.ram_ranges()),
             facts: self.facts.clone(),
             tables: start.tables.clone(),
-            policy: start.policy,
+            policy: self.model.policy,
             attach_id: start.attach_id,
             reports: start.reports.clone(),
             session: None,
@@ -237,13 +256,17 @@ impl FollowedVm {
         Ok(RunningWorker { jobs, thread })
     }
 
-    /// Compares every block with the shared tables.
-    pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
+    /// Takes over the counters of the VM.
+    pub(super) fn sample(&mut self, tables: &Tables, now_ns: u64) {
         let index = self.registration.index();
         let record = tables.vm(index);
         self.model.sample_faults(record.page_faults, now_ns);
         self.model.offers.denied_calls = record.denied_calls;
         self.model.offers.limited_calls = record.limited_calls + self.calls_dropped;
+    }
+
+    /// Takes over what has changed in the shared table.
+    pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
         let counts: Vec<usize> = self.model.block_counts().collect();
         for (slot, count) in counts.into_iter().enumerate() {
             let Some(base) = self.registration.block_base(slot) else { continue };
@@ -251,6 +274,20 @@ impl FollowedVm {
                 let block = usize::try_from(index - base).unwrap_or(usize::MAX);
                 self.model.look((slot, block), reading(&record), now_ns);
             });
+        }
+    }
+
+    /// Takes over what reading a slice has given.
+    pub(super) fn end_baseline(&mut self, tables: &Tables, slot: usize, truth: &[Residency]) {
+        let now_ns = clock::monotonic_ns();
+        // Changes that are not known yet are changes during the reading.
+        self.refresh(tables, now_ns);
+        let registration = &self.registration;
+        let mut stale = Vec::new();
+        let look = |index| read(registration, tables, (slot, index));
+        self.model.end_baseline(slot, truth, now_ns, look, |index| stale.push(index));
+        if let Some(base) = registration.block_base(slot) {
+            stale.into_iter().for_each(|index| tables.forget_mapped(base + index as u64));
         }
     }
 

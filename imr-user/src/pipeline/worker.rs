@@ -31,6 +31,8 @@ use crate::reclaim::punch::Punch;
 pub(super) enum Job {
     /// Answer a call.
     Call(Call),
+    /// Do this with offers from the next one on.
+    Policy(PolicyName),
     /// The VM was reset: forget the session.
     Reset,
     /// Ask the guest for memory, in the answer to its next call.
@@ -119,6 +121,7 @@ impl Worker {
         for job in jobs {
             match job {
                 Job::Call(call) => self.call(call),
+                Job::Policy(policy) => self.policy = policy,
                 Job::Reset => self.end("the VM was reset, restored or shut down".into()),
                 Job::Want(want) => self.request.ask(want),
                 Job::Layout(ranges, facts) => {

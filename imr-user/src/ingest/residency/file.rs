@@ -153,9 +153,15 @@ pub(super) fn complete_by_cachestat(
     if all.swapped == 0 && all.in_core <= mapped {
         return Ok(());
     }
+    let run = piece.frames_of(blocks.clone());
+    let full = all.in_core == run.end - run.start;
     for block in blocks {
         let frames = piece.frames_of(block..block + 1);
         let length = frames.end - frames.start;
+        if full {
+            counts[block] = joined(0, FilePages { in_core: length, swapped: 0 }, length);
+            continue;
+        }
         counts[block] = joined(counts[block].resident, pages(frames)?, length);
     }
     Ok(())

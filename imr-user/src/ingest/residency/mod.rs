@@ -22,19 +22,8 @@ use self::piece::pieces;
 use super::IngestError;
 use super::vmm::Vmm;
 use crate::model::backing::{BackingKind, Segment};
-use crate::model::ids::{BlockId, FRAMES_PER_BLOCK};
-
-/// What is behind the frames of one block. The three are disjoint; each is 0..=512 frames, and so is their sum.
-/// Frames that read as zero without any memory (never touched, or the kernel's zero page) are in none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BlockResidency {
-    /// Frames with memory of their own in RAM. Memory that other processes map too counts here.
-    pub resident: u16,
-    /// Frames in a swap area.
-    pub swapped: u16,
-    /// Frames that share their page with others because KSM found them equal.
-    pub merged: u16,
-}
+use crate::model::block::Residency as BlockResidency;
+use crate::model::ids::BlockId;
 
 /// Reads what is behind the blocks of one VM.
 #[derive(Debug)]
@@ -123,29 +112,6 @@ impl Reading {
             (_, false) => Self::Private,
             (BackingKind::Memfd | BackingKind::Tmpfs, true) => Self::File,
             (_, true) => Self::Present,
-        }
-    }
-}
-
-impl BlockResidency {
-    /// Frames that are anything.
-    #[must_use]
-    pub fn frames(&self) -> u16 {
-        self.resident.saturating_add(self.swapped).saturating_add(self.merged)
-    }
-
-    /// Takes in what another segment has of the same block. A block's segments are disjoint, so that the sum stays
-    /// within the block; were they not, the sum is cut, resident frames first.
-    fn add(&mut self, part: Self) {
-        let mut room = u16::try_from(FRAMES_PER_BLOCK).unwrap_or(u16::MAX).saturating_sub(self.frames());
-        for (sum, part) in [
-            (&mut self.resident, part.resident),
-            (&mut self.swapped, part.swapped),
-            (&mut self.merged, part.merged),
-        ] {
-            let taken = part.min(room);
-            *sum += taken;
-            room -= taken;
         }
     }
 }

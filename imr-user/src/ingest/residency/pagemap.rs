@@ -14,13 +14,10 @@ use super::piece::Piece;
 use super::scan::{self, Region};
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
-use crate::model::ids::FRAME_SIZE;
+use crate::model::ids::{FRAME_SIZE, FRAMES_PER_BLOCK};
 
 /// Bytes of a word.
 const WORD: u64 = 8;
-/// Regions taken from the kernel at a time; it hands them out in lots of 512 (pagemap_scan_init_bounce_buffer).
-const REGIONS: usize = 2048;
-
 /// Bits of a word (fs/proc/task_mmu.c, above pagemap_read, 6.1 and 6.12).
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
@@ -46,6 +43,8 @@ pub(super) struct Pagemap {
     regions: Vec<Region>,
     /// Blocks of the piece that need a look at each word.
     unclear: Vec<bool>,
+    /// Ranges of the piece's frames in huge pages.
+    huge: Vec<Range<u64>>,
     flags: KPageFlags,
     /// Page frame number and block of pages that may be shared.
     candidates: Vec<(u64, usize)>,
@@ -63,6 +62,7 @@ impl Pagemap {
             words: Vec::new(),
             regions: Vec::new(),
             unclear: Vec::new(),
+            huge: Vec::new(),
             flags: KPageFlags::default(),
             candidates: Vec::new(),
             undecided_frames: 0,
@@ -108,15 +108,21 @@ impl Pagemap {
         if merging || !self.scans {
             return self.count_words(piece, 0..counts.len(), counts);
         }
+        let mut huge = std::mem::take(&mut self.huge);
         self.each_region(piece, |frames, categories, unclear| {
-            if categories & scan::PRESENT == 0 || categories & scan::HUGE != 0 {
-                // Swapped out, or only moving to another frame; the huge zero page, or memory (PAGE_IS_PFNZERO is
-                // for the small one only: pagemap_thp_category, 6.12).
+            if categories & scan::PRESENT == 0 {
+                // Swapped out, or only moving to another frame: the type of the entry tells.
                 piece.split(frames, |block, _| unclear[block] = true);
+            } else if categories & scan::HUGE != 0 {
+                huge.push(frames);
             } else if categories & scan::ZERO == 0 {
                 piece.split(frames, |block, frames| counts[block].resident += frames);
             }
         })?;
+        for frames in huge.drain(..) {
+            self.count_huge(piece, frames, counts)?;
+        }
+        self.huge = huge;
         let mut unclear = std::mem::take(&mut self.unclear);
         let mut block = 0;
         while let Some(skip) = unclear[block..].iter().position(|unclear| *unclear) {
@@ -145,7 +151,7 @@ impl Pagemap {
         piece: &Piece,
         mut each: impl FnMut(Range<u64>, u64, &mut [bool]),
     ) -> Result<(), IngestError> {
-        self.regions.resize(REGIONS, Region::default());
+        self.regions.resize(scan::MAX_REGIONS, Region::default());
         self.unclear.clear();
         self.unclear.resize(piece.blocks(), false);
         let (mut start, end) =
@@ -162,6 +168,30 @@ impl Pagemap {
                 return Err(IngestError::Format { path: self.vmm.path("pagemap").into(), what });
             }
             start = walked_to;
+        }
+        Ok(())
+    }
+
+    /// Counts frames in huge pages. To PAGEMAP_SCAN the huge zero page is one like any other (PAGE_IS_PFNZERO is for
+    /// the small one only: pagemap_thp_category, 6.12), so that one word of each huge page is looked at.
+    fn count_huge(
+        &mut self,
+        piece: &Piece,
+        frames: Range<u64>,
+        counts: &mut [BlockResidency],
+    ) -> Result<(), IngestError> {
+        let mut at = frames.start;
+        while at < frames.end {
+            // Huge pages are aligned in the VMM's address space, not in the guest's.
+            let next = (piece.first_page + at + 1).next_multiple_of(FRAMES_PER_BLOCK) - piece.first_page;
+            let end = next.min(frames.end);
+            let mut word = 0;
+            self.each_word(piece, at..at + 1, |_, read| word = read)?;
+            match behind(word) {
+                Behind::Memory => piece.split(at..end, |block, frames| counts[block].resident += frames),
+                _ => piece.split(at..end, |block, _| self.unclear[block] = true),
+            }
+            at = end;
         }
         Ok(())
     }

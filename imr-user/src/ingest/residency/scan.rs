@@ -54,15 +54,20 @@ pub(super) struct Region {
 
 const _: () = assert!(size_of::<Region>() == 24);
 
+/// More than these the kernel collects in lots of as many, and where the walk ends within a later lot it still says
+/// that it came to the end of the first: what lies between would be counted twice (fs/proc/task_mmu.c,
+/// do_pagemap_scan, walk_end, 6.12; seen on 6.18).
+pub(super) const MAX_REGIONS: usize = 512;
+
 /// Looks for memory in the addresses `start..end`. Returns how many of `regions` were filled, and up to where the
-/// kernel came: before `end` when there was no more room.
+/// kernel came: before `end` when there was no more room. `regions` has at most [`MAX_REGIONS`].
 pub(super) fn scan(pagemap: &File, start: u64, end: u64, regions: &mut [Region]) -> io::Result<(usize, u64)> {
     let mut argument = ScanArgument {
         size: size_of::<ScanArgument>() as u64,
         start,
         end,
         vec: regions.as_mut_ptr() as u64,
-        vec_len: regions.len() as u64,
+        vec_len: regions.len().min(MAX_REGIONS) as u64,
         category_anyof_mask: PRESENT | SWAPPED,
         // Not PAGE_IS_FILE: the kernel would have to look at the struct page of each.
         return_mask: PRESENT | SWAPPED | ZERO | HUGE,

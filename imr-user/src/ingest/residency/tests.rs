@@ -117,6 +117,16 @@ fn anonymous_memory_is_counted_where_it_was_touched() {
 }
 
 #[test]
+fn more_ranges_than_the_kernel_hands_out_at_once_are_counted_once() {
+    let memory = Memory::anonymous(8 * BLOCK);
+    memory.advise(0, 8 * BLOCK, Advice::LinuxNoHugepage);
+    (0..8 * 512).step_by(2).for_each(|frame| memory.write(frame));
+    for (_, found) in read_slot(memory.slot(0, 8 * 512), 0, 8) {
+        assert_eq!(found, [resident(256); 8]);
+    }
+}
+
+#[test]
 fn a_slot_may_begin_and_end_within_a_block() {
     let memory = Memory::anonymous(2 * BLOCK);
     memory.advise(0, 2 * BLOCK, Advice::LinuxNoHugepage);

@@ -9,6 +9,7 @@ use super::super::clock;
 use super::super::record::Happened;
 use super::super::vms::Hazards;
 use super::{Engine, FIRST_BASELINE_LIMIT};
+use crate::ingest::IngestError;
 use crate::model::ids::{BlockId, VmId};
 
 impl Engine {
@@ -74,9 +75,14 @@ impl Engine {
             vm.residency = reader;
             match truth {
                 Ok(truth) if vm.model.layout() == slice.layout => {
-                    vm.end_baseline(&self.tables, slice.slot, slice.first, &truth);
+                    vm.end_baseline(&self.tables, slice.slot, &truth);
                 }
                 Ok(_) => {}
+                // Read again with the slots.
+                Err(IngestError::MappingChanged { .. }) => {
+                    vm.mappings_changed = true;
+                    vm.dirty = true;
+                }
                 // Its end is reported by the pidfd.
                 Err(error) if error.is_vmm_gone() => {}
                 Err(error) => {

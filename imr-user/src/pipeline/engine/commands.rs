@@ -41,20 +41,17 @@ impl Engine {
 
     fn reclaim_now(&mut self, id: VmId) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        let why = match (&vm.model.guest, vm.model.policy) {
-            (GuestStatus::Attached { .. }, policy) if vm.want_all() => {
-                let then = match policy {
-                    PolicyName::Immediate => "",
-                    PolicyName::Observe => "; policy observe keeps what it will offer",
-                };
-                format!("the guest is asked for all its free memory{then}")
+        let attached = matches!(vm.model.guest, GuestStatus::Attached { .. });
+        let asked = attached && vm.want_all();
+        let why = match vm.model.policy {
+            _ if !attached => "not asked for: no guest module is attached, and only that can offer memory",
+            _ if !asked => "not asked for: there is too much to do for this VM; try again",
+            PolicyName::Immediate => "the guest is asked for all its free memory",
+            PolicyName::Observe => {
+                "the guest is asked for all its free memory; policy observe keeps what it offers"
             }
-            (GuestStatus::Attached { .. }, _) => {
-                "not asked for: there is too much to do for this VM; try again".into()
-            }
-            _ => "not asked for: no guest module is attached, and only that can offer memory".into(),
         };
-        self.log.add(vm, DecisionKind::Operator, None, why.clone(), 0, 0);
-        self.tell(Some(id), Happened::Wanted { what: why });
+        self.log.add(vm, DecisionKind::Operator, None, why.into(), 0, 0);
+        self.tell(Some(id), Happened::Wanted { what: why.into() });
     }
 }

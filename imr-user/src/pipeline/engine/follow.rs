@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use super::super::baseline::{self, Baseline};
 use super::super::record::Happened;
 use super::super::vms::{FollowedVm, Hazards, Layout};
-use super::{Engine, FIRST_BASELINE_LIMIT, add_to_summary};
+use super::{Engine, add_to_summary};
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{self, VmFacts as FoundVm};
 use crate::ingest::vmm::Vmm;
-use crate::model::block::Residency;
 use crate::model::ids::{Pid, VmId};
 use crate::model::snapshot::ReclaimStatus;
-use crate::model::vm::BlockReading;
 
 impl Engine {
     /// Finds the VMs of one process, or of all, and follows those that are new.
@@ -67,7 +64,7 @@ impl Engine {
         };
         self.vms.insert(id, vm);
         self.tell(Some(id), Happened::VmAdded { ram_bytes, backend });
-        self.start_baseline(id);
+        self.read_at_once(id);
         Ok(())
     }
 
@@ -78,6 +75,7 @@ impl Engine {
         }
         let Some(mut vm) = self.vms.remove(&id) else { return };
         vm.stop_worker();
+        self.schedule.forget(id);
         self.correlator.unregister(vm.registration.index());
         add_to_summary(&mut self.totals_of_ended, &vm);
         if let Err(error) = self.registry.unregister(vm.registration) {
@@ -131,65 +129,8 @@ impl Engine {
         let slots = vm.facts.slots.iter().filter(|slot| slot.followed).count();
         if before != ram_bytes {
             self.tell(Some(id), Happened::SlotsChanged { ram_bytes, slots });
+            self.read_at_once(id);
         }
         Ok(())
-    }
-
-    pub(super) fn start_baselines(&mut self) {
-        let ids: Vec<VmId> = self.vms.keys().copied().collect();
-        for id in ids {
-            self.start_baseline(id);
-            // What is found to have changed is read again with the slots; a VM that was closed is let go there.
-            if let Some(vm) = self.vms.get_mut(&id) {
-                vm.dirty |= vm.hazards != Hazards::of(&vm.vmm) || !vm.vmm.has_vm_file(vm.found.fd);
-            }
-        }
-    }
-
-    fn start_baseline(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
-        if std::mem::replace(&mut vm.baseline_running, true) {
-            return;
-        }
-        let (vmm, facts, results) = (Arc::clone(&vm.vmm), vm.facts.clone(), self.baselines_in.clone());
-        tokio::task::spawn_blocking(move || {
-            let _ = results.send((id, baseline::read(&vmm, &facts)));
-        });
-    }
-
-    /// Whether the first picture must wait: what ran before this program is known from its baseline only.
-    pub(super) fn first_baseline_is_missing(&self) -> bool {
-        self.sequence == 0
-            && self.started.elapsed() < FIRST_BASELINE_LIMIT
-            && self.vms.values().any(|vm| vm.baseline_running)
-    }
-
-    pub(super) fn take_baseline(&mut self, id: VmId, result: Result<Baseline, IngestError>) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
-        vm.baseline_running = false;
-        match result {
-            Ok(baseline) => {
-                for (position, frames) in &baseline.slots {
-                    let truth: Vec<Residency> = frames
-                        .iter()
-                        .map(|&resident| Residency { resident, ..Residency::default() })
-                        .collect();
-                    vm.model.begin_baseline(*position, 0, truth.len());
-                    vm.model.end_baseline(
-                        *position,
-                        &truth,
-                        baseline.taken_ns,
-                        |_| BlockReading::default(),
-                        |_| (),
-                    );
-                }
-            }
-            // Its end is reported by the pidfd.
-            Err(error) if error.is_vmm_gone() => {}
-            Err(error) => self.tell(Some(id), Happened::Problem { what: format!("baseline: {error}") }),
-        }
-        if self.sequence == 0 {
-            self.publish();
-        }
     }
 }
