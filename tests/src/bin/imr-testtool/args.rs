@@ -34,6 +34,20 @@ impl Args {
         text.parse().map(Some).map_err(|_| Failure::Usage(format!("{name}: {text:?} is no such value")))
     }
 
+    /// Takes `--name`, an option without a value.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        let at = self.words.iter().position(|word| word == name);
+        at.map(|at| self.words.remove(at)).is_some()
+    }
+
+    /// Takes a bare `--` and all that follows it.
+    pub(crate) fn after_dashes(&mut self) -> Vec<String> {
+        let Some(at) = self.words.iter().position(|word| word == "--") else { return Vec::new() };
+        let after = self.words.split_off(at + 1);
+        self.words.truncate(at);
+        after
+    }
+
     /// Takes the first bare word.
     pub(crate) fn word(&mut self, what: &str) -> Result<String, Failure> {
         if self.words.is_empty() {
@@ -74,6 +88,15 @@ mod tests {
         assert_eq!(args.parsed::<u64>("--timeout").unwrap(), Some(5));
         assert_eq!(args.option("--file").unwrap().as_deref(), Some("x"));
         assert_eq!(args.rest().unwrap(), ["a=b", "c=d"]);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_somebody_elses() {
+        let mut args = args("--size 80x24 file --help -- top --size 3 -- x");
+        assert_eq!(args.after_dashes(), ["top", "--size", "3", "--", "x"]);
+        assert!(args.flag("--help") && !args.flag("--help"));
+        assert_eq!(args.option("--size").unwrap().as_deref(), Some("80x24"));
+        assert_eq!(args.rest().unwrap(), ["file"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The tool that runs inside the testbed's machines: memory tests in the guest, JSON for shell scripts.
+//! The tool that runs inside the testbed's machines: memory tests in the guest; for scripts in L1 JSON and a terminal.
 //!
 //! In: a subcommand and its options (`imr-testtool help`). Out: lines of `name=value`, and an exit code: 0 the
 //! check held, 1 it did not, 2 wrong usage. It is one static program, so that an initramfs needs no library.
@@ -13,6 +13,7 @@ mod json_wait;
 mod pattern;
 mod region;
 mod ring;
+mod screen;
 
 use std::fmt;
 use std::io;
@@ -28,6 +29,7 @@ imr-testtool ring [--times N]                                 hypercalls as an u
 imr-testtool stat NAME                                        one counter of the guest module
 imr-testtool json lines|count|sum|get|wait|quiet --file F [--from LINE] [--field PATH] [--timeout S] [--for S]
              [--signal NAME:PID] [--qmp SOCKET:COMMAND] [PATH=VALUE | PATH!=VALUE | PATH>=N | PATH<=N]...
+imr-testtool screen [OPTIONS] SCRIPT|- -- COMMAND...          a program on a terminal, driven by a script (--help)
 auto: 70 % of MemAvailable. LINE counts from 0. PATH is such as vm.name or vms.0.pid.";
 
 /// Why a subcommand did not succeed.
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         "ring" => ring::run(args),
         "ring-once" => ring::run_once(args),
         "stat" => guest_stats::run(args),
+        "screen" => screen::run(args),
         "json" => json::run(args),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
