@@ -103,6 +103,7 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
         build: false,
         timeout: Some(TIMEOUT),
         logs: Some(logs.to_owned()),
+        save: Some(logs.join("saved")),
         ..machine.config()
     };
     run_session(&config, &mut |_| {}).with_context(|| format!("scenario {}", scenario.name))

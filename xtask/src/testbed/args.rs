@@ -37,6 +37,9 @@ struct RunArgs {
     /// Shell script to run in L1; the run ends with its status
     #[arg(long, value_name = "FILE", value_parser = script)]
     host_script: Option<PathBuf>,
+    /// Copy what the host script puts into $IMR_SAVE to DIR, when it ends
+    #[arg(long, value_name = "DIR", requires = "host_script")]
+    save: Option<PathBuf>,
     /// Seconds from the first boot to the end
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -124,6 +127,7 @@ impl Args {
         let config = match self.command {
             Command::Run(run) => Config {
                 host_script: run.host_script.map(Script::File),
+                save: run.save,
                 timeout: Some(Duration::from_secs(run.timeout)),
                 ..run.machine.config()
             },
@@ -209,7 +213,8 @@ mod tests {
     fn every_flag_reaches_the_configuration() {
         let config = parse(
             "run --host-kernel 6.1 --guest-kernel 6.1 --guests 2 --guest-mem 1G --guest-cpus 2 --guest-ram memfd \
-             --host-mmu shadow --host-script /dev/null --guest-file /bin/sh:/opt/sh --timeout 9 --no-autostart",
+             --host-mmu shadow --host-script /dev/null --guest-file /bin/sh:/opt/sh --timeout 9 --no-autostart \
+             --save /no/such/folder",
         )
         .unwrap();
         assert_eq!((config.host_kernel, config.guest_kernel), (KernelLine::V6_1, KernelLine::V6_1));
@@ -217,6 +222,7 @@ mod tests {
         assert_eq!((config.guest_ram, config.host_mmu), (GuestRam::Memfd, HostMmu::Shadow));
         assert_eq!(config.guest_files[0].destination, "/opt/sh");
         assert_eq!(config.timeout, Some(Duration::from_secs(9)));
+        assert_eq!(config.save, Some(PathBuf::from("/no/such/folder")));
         assert!(!config.autostart && config.build);
     }
 
@@ -231,6 +237,7 @@ mod tests {
             ("run --guests 99", "99"),
             ("run --timeout 0", "0"),
             ("run --no-autostart", "--host-script"),
+            ("run --save /tmp", "--host-script"),
             ("run --guests 4 --guest-mem 1G --host-mem 2G", "5120M"),
         ] {
             let error = parse(words).unwrap_err();

@@ -149,6 +149,8 @@ pub(crate) struct Config {
     pub(crate) boot_timeout: Duration,
     /// Where to keep every stream as a file.
     pub(crate) logs: Option<PathBuf>,
+    /// Where the files go that the host script leaves in its `$IMR_SAVE`; `None`: nowhere.
+    pub(crate) save: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -175,6 +177,7 @@ impl Default for Config {
             timeout: Some(Duration::from_secs(300)),
             boot_timeout: Duration::from_secs(90),
             logs: None,
+            save: None,
         }
     }
 }

@@ -20,6 +20,7 @@ use super::cpio::Archive;
 use super::files::{self, FileMapping};
 use super::modules;
 use super::payload::Payload;
+use super::saved;
 use crate::setup::KernelFiles;
 use crate::{cache, process};
 
@@ -43,6 +44,8 @@ const TERMINALS: [&str; 9] = [
     "xterm",
     "xterm-256color",
 ];
+/// Where host scripts leave files that are to come out.
+const SAVE_DIR: &str = "/root/save";
 const LOCALE: &str = "/usr/lib/locale/C.utf8";
 
 const PORTS: &[u8] = include_bytes!("scripts/ports.sh");
@@ -273,6 +276,8 @@ fn host_config(config: &Config, ports: &[String], terminal: &TerminalShape) -> S
         ("IMR_GUEST_SCRIPT", flag(config.guest_script.is_some()).to_owned()),
         ("IMR_INTERACTIVE", flag(config.terminal == Terminal::Users).to_owned()),
         ("IMR_PORTS", ports.join(" ")),
+        ("IMR_SAVE", SAVE_DIR.to_owned()),
+        ("IMR_SAVE_MOST", saved::MOST_BYTES.to_string()),
         ("IMR_ROWS", terminal.rows.to_string()),
         ("IMR_COLS", terminal.columns.to_string()),
         ("IMR_TERM", terminal.kind.clone()),

@@ -19,6 +19,7 @@ mod outer;
 mod payload;
 pub(crate) mod relay;
 mod rundir;
+mod saved;
 mod session;
 mod signals;
 mod tty;

@@ -46,6 +46,9 @@ static INHERITANCE: Mutex<()> = Mutex::new(());
 /// The streams of a run: L1's kernel console, then the virtio-serial ports.
 pub(super) fn channels(config: &Config) -> Vec<Channel> {
     let mut channels = vec![Channel::HostConsole, Channel::Events, Channel::Host];
+    if config.save.is_some() {
+        channels.push(Channel::Saved);
+    }
     for n in 1..=config.guests {
         channels.push(Channel::Guest(n));
         channels.push(Channel::GuestConsole(n));
@@ -195,8 +198,10 @@ mod tests {
 
     #[test]
     fn every_guest_has_two_ports() {
-        let config = Config { guests: 2, ..Config::default() };
+        let mut config = Config { guests: 2, ..Config::default() };
         let names = port_names(&config).join(" ");
         assert_eq!(names, "imr.events imr.host imr.guest1 imr.console1 imr.guest2 imr.console2");
+        config.save = Some("saved".into());
+        assert!(port_names(&config).contains(&"imr.saved".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! What the project itself puts into the testbed: imr and imr-top, the guest's module, the guest tools.
+//! What the project itself puts into the testbed: imr and imr-top, the guest's module, the tools for both.
 //!
 //! In: whether to build first. Out: mappings into L1 and into the guests.
 //! Must not fail, when not asked to build, on what was never built: scripts may need none of it.
@@ -43,7 +43,12 @@ pub(super) fn gather(config: &Config) -> Result<Payload> {
         payload.guest.push(FileMapping::new(module, "/imr_guest.ko"));
     }
     for tool in programs_in(&tools)? {
-        payload.guest.push(into_bin(&tool)?);
+        let mapping = into_bin(&tool)?;
+        // Callers may bring their own.
+        if !config.host_files.iter().any(|own| own.destination == mapping.destination) {
+            payload.host.push(mapping.clone());
+        }
+        payload.guest.push(mapping);
     }
     Ok(payload)
 }

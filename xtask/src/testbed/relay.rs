@@ -19,6 +19,8 @@ pub(super) enum Channel {
     Events,
     /// The host script's output.
     Host,
+    /// What the host script saved (saved.rs).
+    Saved,
     /// L1's kernel.
     HostConsole,
     /// A guest script's output.
@@ -35,6 +37,7 @@ impl Channel {
         match self {
             Self::Events => Some("imr.events".to_owned()),
             Self::Host => Some("imr.host".to_owned()),
+            Self::Saved => Some("imr.saved".to_owned()),
             Self::Guest(n) => Some(format!("imr.guest{n}")),
             Self::GuestConsole(n) => Some(format!("imr.console{n}")),
             Self::HostConsole | Self::Qemu => None,
@@ -46,6 +49,7 @@ impl Channel {
         match self {
             Self::Events => "events.log".to_owned(),
             Self::Host => "host.log".to_owned(),
+            Self::Saved => "saved.log".to_owned(),
             Self::HostConsole => "host-console.log".to_owned(),
             Self::Guest(n) => format!("guest{n}.log"),
             Self::GuestConsole(n) => format!("guest{n}-console.log"),
@@ -62,6 +66,7 @@ impl fmt::Display for Channel {
             Self::HostConsole => f.write_str("kernel console of L1"),
             Self::Guest(n) => write!(f, "guest{n}"),
             Self::GuestConsole(n) => write!(f, "kernel console of guest {n}"),
+            Self::Saved => f.write_str("saved files"),
             Self::Qemu => f.write_str("QEMU of L1"),
         }
     }

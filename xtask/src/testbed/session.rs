@@ -1,6 +1,6 @@
 //! One run of the testbed, from its images to its outcome.
 //!
-//! In: a `Config` and somebody to show lines to. Out: an `Outcome`; nothing is left running and no file is left
+//! In: a `Config` and somebody to show lines to. Out: an `Outcome`, saved files; nothing is left running and no file is left
 //! behind, however it ended. A hung boot of L1 is tried again once, and counted.
 //! Must not decide what the user sees: it hands every line on.
 
@@ -19,6 +19,7 @@ use super::outcome::{Outcome, Problem};
 use super::outer;
 use super::relay::{self, Channel, Line, Message, Source};
 use super::rundir::RunDir;
+use super::saved::Saved;
 use super::signals::Signals;
 use super::tty::Tty;
 use super::{events::Event, payload};
@@ -50,6 +51,9 @@ pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Out
     let tty = Tty::open(config.terminal)?;
     image::write_initrd(&initrd, config, &kernels, &payload, &outer::port_names(config), tty.shape())?;
     let mut logs = Logs::new(config)?;
+    if let Some(dir) = &config.save {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
     let mut session = Session {
         config,
         kernels: &kernels,
@@ -63,6 +67,9 @@ pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Out
         logs: &mut logs,
         tty: &tty,
         shown_from: None,
+        saved: config.save.as_deref().map(Saved::new),
+        unsaved: None,
+        exited: false,
     };
     session.run()?;
     Ok(session.outcome)
@@ -91,6 +98,12 @@ struct Session<'a> {
     tty: &'a Tty,
     /// Set while the host script has the user's terminal: lines from here on are shown afterwards.
     shown_from: Option<usize>,
+    /// What the host script saved, as far as it has come.
+    saved: Option<Saved>,
+    /// Why that is not all.
+    unsaved: Option<String>,
+    /// L1 has nothing more to do but to hand over what was saved.
+    exited: bool,
 }
 
 impl Session<'_> {
@@ -118,6 +131,10 @@ impl Session<'_> {
         }
         if self.outcome.status == 0 && !self.outcome.guest_failures.is_empty() {
             self.outcome.status = 1;
+        }
+        // A status of the script's own says more.
+        if let Some(why) = self.unsaved.take().filter(|_| self.outcome.status == 0) {
+            self.outcome.problem.get_or_insert(Problem::Failed(format!("not all was saved: {why}")));
         }
         Ok(())
     }
@@ -206,6 +223,10 @@ impl Session<'_> {
                 *open -= 1;
                 (channel == Channel::Events).then_some(Follow::Ended)
             }
+            Message::Line(Channel::Saved, text) => {
+                self.save(&text);
+                (self.exited && self.handed_over()).then_some(Follow::Over)
+            }
             Message::Line(channel, text) => {
                 self.logs.write(channel, self.begun.elapsed(), &text);
                 match channel {
@@ -215,6 +236,7 @@ impl Session<'_> {
                     Channel::HostConsole | Channel::GuestConsole(_) | Channel::Qemu => {
                         return self.console(channel, text);
                     }
+                    Channel::Saved => {}
                 }
                 None
             }
@@ -274,7 +296,9 @@ impl Session<'_> {
             Event::Attached => self.shown_from = Some(self.outcome.lines.len()),
             Event::Exit(status) => {
                 self.outcome.status = status;
-                return Some(Follow::Over);
+                self.exited = true;
+                // The ports are read by threads of their own: this one may be ahead.
+                return self.handed_over().then_some(Follow::Over);
             }
             Event::Failed(what) => {
                 self.outcome.problem.get_or_insert(Problem::Failed(what));
@@ -284,6 +308,23 @@ impl Session<'_> {
             Event::Unknown => self.note(&format!("L1 reports something unknown: {text:?}")),
         }
         None
+    }
+
+    /// Whether nothing that was saved is still to come.
+    fn handed_over(&self) -> bool {
+        self.saved.as_ref().is_none_or(Saved::ended)
+    }
+
+    /// Takes in a line of what was saved, and tells of it when it was the last.
+    fn save(&mut self, line: &str) {
+        let Some(report) = self.saved.as_mut().and_then(|saved| saved.line(line)) else { return };
+        let dir = self.config.save.as_deref().unwrap_or(Path::new("")).display();
+        self.note(&format!("saved {} file(s), {} bytes, in {dir}", report.files, report.bytes));
+        if !report.missing.is_empty() {
+            let why = report.missing.join("; ");
+            self.note(&format!("not all was saved: {why}"));
+            self.unsaved = Some(why);
+        }
     }
 
     fn note(&mut self, text: &str) {

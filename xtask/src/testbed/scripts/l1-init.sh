@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # PID 1 of L1, the KVM host of the testbed. Mounts, loads kvm, starts the guests, runs the host script.
 # In: /etc/imr/config (shell variables), /imr/host-script when there is one. Out: the lines on imr.events
-# ("up", "guest N ...", "exit STATUS") and the script's output on imr.host. It never powers the machine off:
-# who reads "exit" ends QEMU.
+# ("up", "guest N ...", "exit STATUS"), the script's output on imr.host, and on imr.saved, when there is such a port,
+# what the script left in $IMR_SAVE. It never powers the machine off: who reads "exit" ends QEMU.
 export PATH=/usr/local/bin:/usr/bin:/bin:/root HOME=/root SHELL=/bin/sh TERM=linux LANG=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -25,6 +25,7 @@ hostname imr-host
 ip link set lo up
 
 . /etc/imr/config
+mkdir -p "$IMR_SAVE"
 . /imr/ports.sh
 while read -r module options; do
     case $module in
@@ -55,6 +56,14 @@ done &
 exec 7>&-
 event() { echo "$*" 1<>/run/imr/events; }
 
+# An archive of the plain files in $IMR_SAVE as lines of base64, then "end STATUS COUNT": whether packing went well,
+# and how many links, sockets and so on are not in it. One byte more than the most is enough to tell that it is more.
+saved() (
+    set -o pipefail
+    cd "$IMR_SAVE" && find . -type f -print0 | cpio -o -0 -H newc 2>/dev/null | head -c $((IMR_SAVE_MOST + 1)) | base64 -w 4000
+    echo "end $? $(find . ! -type f ! -type d | wc -l)"
+)
+
 if [ ! -c /dev/kvm ]; then
     event "fail no /dev/kvm in L1: its CPU shows neither svm nor vmx, or the kvm module did not load"
 fi
@@ -81,6 +90,9 @@ elif [ -e /imr/host-script ]; then
     sh /imr/host-script >/dev/virtio-ports/imr.host 2>&1 </dev/null
     status=$?
     event "script $status"
+    if [ -e /dev/virtio-ports/imr.saved ]; then
+        saved >/dev/virtio-ports/imr.saved || event "fail the port imr.saved cannot be written"
+    fi
 fi
 
 if [ -z "$IMR_INTERACTIVE" ]; then
