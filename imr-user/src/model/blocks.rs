@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::block::BlockState;
 
-/// Blocks that are copied together: 1 GiB of guest memory, 4 KiB of states.
-const CHUNK: usize = 512;
+/// Blocks that are copied together: 256 MiB of guest memory, 1 KiB of states.
+const CHUNK: usize = 128;
 
 /// States by number of the block in its slot.
 #[derive(Debug, Clone, Default)]

@@ -8,6 +8,7 @@ mod clock;
 pub mod command;
 mod doctor;
 mod engine;
+pub mod look;
 pub mod record;
 mod reports;
 mod vms;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use imr_common::host_abi::BlockRecord;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::clock;
 use super::worker::{Job, Report, Worker};
+use super::{clock, look};
 use crate::correlate::Call;
 use crate::guest::lock::{LockError, VmLock};
 use crate::guest::memory::{GuestMemory, RamRange};
@@ -267,14 +266,9 @@ impl FollowedVm {
 
     /// Takes over what has changed in the shared table.
     pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
-        let counts: Vec<usize> = self.model.block_counts().collect();
-        for (slot, count) in counts.into_iter().enumerate() {
-            let Some(base) = self.registration.block_base(slot) else { continue };
-            tables.take_changed(base..base + count as u64, |index, record| {
-                let block = usize::try_from(index - base).unwrap_or(usize::MAX);
-                self.model.look((slot, block), reading(&record), now_ns);
-            });
-        }
+        let registration = &self.registration;
+        let blocks_of = |slot, count| registration.block_base(slot).map(|base| base..base + count as u64);
+        look::at_changes(&mut self.model, tables, blocks_of, now_ns);
     }
 
     /// Takes over what reading a slice has given.
@@ -301,17 +295,7 @@ impl FollowedVm {
 /// The shared table's word on a block.
 fn read(registration: &Registration, tables: &Tables, (slot, block): BlockAt) -> BlockReading {
     let base = registration.block_base(slot);
-    base.map_or_else(BlockReading::default, |base| reading(&tables.block(base + block as u64)))
-}
-
-fn reading(record: &BlockRecord) -> BlockReading {
-    BlockReading {
-        mapped_frames: record.mapped_frames(),
-        large: record.is_large(),
-        last_map_ns: record.last_map_ns(),
-        last_young_ns: record.last_young_ns(),
-        last_age_ns: record.last_age_ns(),
-    }
+    base.map_or_else(BlockReading::default, |base| look::reading(&tables.block(base + block as u64)))
 }
 
 /// Whether a slot is the guest's RAM, and not ROM or a device's. RAM below 4 GiB begins at its bottom on every
