@@ -9,6 +9,8 @@
     reason = "a test fails by panicking; without libtest the lint does not see that"
 )]
 
+mod residency;
+
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -36,6 +38,12 @@ fn main() -> ExitCode {
         Test { name: "privileged::run_ends_on_a_signal", run: run_signal },
         Test { name: "privileged::nobody_is_told_what_is_missing", run: nobody },
         Test { name: "privileged::wrong_usage_is_2", run: usage },
+        Test { name: "privileged::residency_memfd_pages_of_others", run: residency::memfd_pages_of_others },
+        Test { name: "privileged::residency_mapping_that_changed", run: residency::mapping_that_changed },
+        Test { name: "privileged::residency_hugetlb", run: residency::hugetlb },
+        Test { name: "privileged::residency_merged_pages", run: residency::merged_pages },
+        Test { name: "privileged::residency_swapped_anonymous", run: residency::swapped_anonymous },
+        Test { name: "privileged::residency_swapped_file", run: residency::swapped_file },
     ])
 }
 
