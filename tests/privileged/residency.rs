@@ -235,9 +235,22 @@ pub(super) fn swapped_file() -> Verdict {
     memory.advise(BLOCK / 2, BLOCK, Advice::LinuxPageOut);
     let held = fstat(&file).unwrap().st_blocks;
     let segments = segments(&memory, 3);
-    assert_eq!(read(&segments, 3), [block(256, 256, 0), block(256, 256, 0), block(0, 0, 0)]);
+    let found = read(&segments, 3);
+    if kernel_is_at_least(6, 5) {
+        assert_eq!(found, [block(256, 256, 0), block(256, 256, 0), block(0, 0, 0)]);
+    } else {
+        // Without cachestat(2) a page that was written out and is still in the swap cache is called resident.
+        assert_eq!(found.iter().map(BlockResidency::frames).collect::<Vec<_>>(), [512, 512, 0]);
+        assert!(found.iter().all(|block| block.swapped <= 256), "{found:?}");
+    }
     assert_eq!(fstat(&file).unwrap().st_blocks, held, "reading has changed the file");
     Verdict::Passed
+}
+
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Files of /proc/sys and /sys with what they held before, last changed first put back.

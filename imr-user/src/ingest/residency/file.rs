@@ -2,8 +2,7 @@
 //! and pages that only others have touched (a vhost-user back end, whoever wrote a snapshot into the file).
 //!
 //! In: pieces, and what the page tables said of their blocks. Out: completed counts. Blocks whose every frame the
-//! VMM has mapped are not asked about. Memory reserved by fallocate(2) that nobody has touched yet counts as
-//! resident with cachestat(2) and as nothing without: neither lseek(2) nor mincore(2) tells of it.
+//! VMM has mapped are not asked about.
 
 use std::io;
 use std::ops::Range;
@@ -25,9 +24,11 @@ use crate::model::ids::FRAME_SIZE;
 /// How the kernel is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// cachestat(2), Linux 6.5.
+    /// cachestat(2), Linux 6.5. What is in a swap area counts as swapped, also while the swap cache still has it, as
+    /// in the page tables.
     Cachestat,
-    /// mincore(2) and SEEK_DATA.
+    /// mincore(2) and SEEK_DATA. What the swap cache still has counts as in RAM (mm/mincore.c, mincore_swap), and
+    /// memory that fallocate(2) reserved and nobody touched yet is not seen (mm/filemap.c, folio_seek_hole_data).
     Mincore,
 }
 
