@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use imr_tests::ring::Verdict;
 use imr_user::ingest::discovery::FoundSlot;
-use imr_user::ingest::residency::{BlockResidency, ResidencyReader};
+use imr_user::ingest::residency::ResidencyReader;
 use imr_user::ingest::vmm::Vmm;
 use imr_user::model::backing::{BackingKind, Segment};
+use imr_user::model::block::Residency;
 use imr_user::model::ids::{BlockId, Pid};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -95,16 +96,16 @@ fn segments(memory: &Memory, blocks: usize) -> Vec<Segment> {
     this_process().segments(&[memory.slot(blocks)]).unwrap().remove(0)
 }
 
-fn read(segments: &[Segment], blocks: usize) -> Vec<BlockResidency> {
+fn read(segments: &[Segment], blocks: usize) -> Vec<Residency> {
     let mut reader = ResidencyReader::open(&this_process()).unwrap();
-    let mut found = vec![BlockResidency::default(); blocks];
+    let mut found = vec![Residency::default(); blocks];
     reader.read(segments, BlockId::new(0), &mut found).unwrap();
     assert_eq!(reader.undecided_frames(), 0, "root sees everything");
     found
 }
 
-fn block(resident: u16, swapped: u16, merged: u16) -> BlockResidency {
-    BlockResidency { resident, swapped, merged }
+fn block(resident: u16, swapped: u16, merged: u16) -> Residency {
+    Residency { resident, swapped, merged }
 }
 
 fn memfd(flags: MemfdFlags, blocks: usize) -> rustix::io::Result<File> {
@@ -136,7 +137,7 @@ pub(super) fn mapping_that_changed() -> Verdict {
     let memory = Memory::shared(&file, 2 * BLOCK);
     let segments = segments(&memory, 2);
     let mut reader = ResidencyReader::open(&this_process()).unwrap();
-    let mut found = [BlockResidency::default(); 2];
+    let mut found = [Residency::default(); 2];
     reader.read(&segments, BlockId::new(0), &mut found).unwrap();
     // Advice that counts from the second block on makes two VMAs of the one.
     memory.advise(BLOCK, BLOCK, Advice::LinuxDontFork);
@@ -240,7 +241,7 @@ pub(super) fn swapped_file() -> Verdict {
         assert_eq!(found, [block(256, 256, 0), block(256, 256, 0), block(0, 0, 0)]);
     } else {
         // Without cachestat(2) a page that was written out and is still in the swap cache is called resident.
-        assert_eq!(found.iter().map(BlockResidency::frames).collect::<Vec<_>>(), [512, 512, 0]);
+        assert_eq!(found.iter().map(Residency::frames).collect::<Vec<_>>(), [512, 512, 0]);
         assert!(found.iter().all(|block| block.swapped <= 256), "{found:?}");
     }
     assert_eq!(fstat(&file).unwrap().st_blocks, held, "reading has changed the file");

@@ -18,6 +18,7 @@ use crate::model::ids::{FRAME_SIZE, FRAMES_PER_BLOCK};
 
 /// Bytes of a word.
 const WORD: u64 = 8;
+
 /// Bits of a word (fs/proc/task_mmu.c, above pagemap_read, 6.1 and 6.12).
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
