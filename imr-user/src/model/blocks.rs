@@ -1,5 +1,5 @@
 //! The states of a slot's blocks, shared between the model and the pictures of it: a copy costs a pointer for each
-//! gibibyte, and only the gibibytes that change afterwards are copied.
+//! 256 MiB of guest memory, and only those that change afterwards are copied.
 
 use std::sync::Arc;
 

@@ -36,7 +36,6 @@ pub(super) enum Job {
     /// The VM was reset: forget the session.
     Reset,
     /// Ask the guest for memory, in the answer to its next call.
-    #[expect(dead_code, reason = "no command asks for it yet")]
     Want(Want),
     /// The slots or what is behind them changed.
     Layout(Vec<RamRange>, VmFacts),

@@ -12,13 +12,13 @@ use rustix::fs::{OFlags, SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use rustix::system::sysinfo;
 
-use super::BlockResidency;
 use super::cachestat::cachestat;
 use super::incore::Window;
 use super::piece::Piece;
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
 use crate::model::backing::Segment;
+use crate::model::block::Residency;
 use crate::model::ids::FRAME_SIZE;
 
 /// How the kernel is asked.
@@ -68,11 +68,11 @@ impl<'a> OpenFiles<'a> {
         &mut self,
         segment: &Segment,
         piece: &Piece,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         let mut block = 0;
         while block < counts.len() {
-            let open = |counts: &[BlockResidency], block: usize| {
+            let open = |counts: &[Residency], block: usize| {
                 let frames = piece.frames_of(block..block + 1);
                 u64::from(counts[block].resident) < frames.end - frames.start
             };
@@ -96,7 +96,7 @@ impl<'a> OpenFiles<'a> {
         file: usize,
         piece: &Piece,
         blocks: Range<usize>,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), Failure> {
         if *self.source == Source::Cachestat {
             match complete_by_cachestat(self.files[file].fd.as_fd(), piece, blocks.clone(), counts) {
@@ -143,7 +143,7 @@ pub(super) fn complete_by_cachestat(
     fd: BorrowedFd<'_>,
     piece: &Piece,
     blocks: Range<usize>,
-    counts: &mut [BlockResidency],
+    counts: &mut [Residency],
 ) -> io::Result<()> {
     let pages = |frames: Range<u64>| {
         cachestat(fd, piece.file_offset + frames.start * FRAME_SIZE, (frames.end - frames.start) * FRAME_SIZE)
@@ -172,7 +172,7 @@ pub(super) fn complete_by_mincore(
     fd: BorrowedFd<'_>,
     piece: &Piece,
     blocks: Range<usize>,
-    counts: &mut [BlockResidency],
+    counts: &mut [Residency],
     in_core: &mut Vec<u8>,
 ) -> Result<(), Failure> {
     let run = piece.frames_of(blocks.clone());
@@ -248,11 +248,11 @@ fn count_swapped(
 
 /// What page tables and file say together of a block with `frames` frames. They are read one after the other, so
 /// that each may know of pages that the other has not seen yet.
-fn joined(mapped: u16, file: FilePages, frames: u64) -> BlockResidency {
+fn joined(mapped: u16, file: FilePages, frames: u64) -> Residency {
     let resident = u64::from(mapped).max(file.in_core).min(frames);
     let swapped = file.swapped.min(frames - resident);
     let count = |frames: u64| u16::try_from(frames).unwrap_or(u16::MAX);
-    BlockResidency { resident: count(resident), swapped: count(swapped), merged: 0 }
+    Residency { resident: count(resident), swapped: count(swapped), merged: 0 }
 }
 
 /// mincore(2) calls every page present to a process that could not write the file (mm/mincore.c, can_do_mincore):
@@ -274,8 +274,8 @@ fn swap_in_use() -> bool {
 mod tests {
     use super::*;
 
-    fn residency(resident: u16, swapped: u16) -> BlockResidency {
-        BlockResidency { resident, swapped, merged: 0 }
+    fn residency(resident: u16, swapped: u16) -> Residency {
+        Residency { resident, swapped, merged: 0 }
     }
 
     #[test]

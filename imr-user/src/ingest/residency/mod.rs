@@ -22,7 +22,7 @@ use self::piece::pieces;
 use super::IngestError;
 use super::vmm::Vmm;
 use crate::model::backing::{BackingKind, Segment};
-use crate::model::block::Residency as BlockResidency;
+use crate::model::block::Residency;
 use crate::model::ids::BlockId;
 
 /// Reads what is behind the blocks of one VM.
@@ -32,7 +32,7 @@ pub struct ResidencyReader {
     pagemap: Pagemap,
     /// How files are read; settled by the first that was asked.
     source: Source,
-    counts: Vec<BlockResidency>,
+    counts: Vec<Residency>,
 }
 
 impl ResidencyReader {
@@ -60,16 +60,16 @@ impl ResidencyReader {
         &mut self,
         segments: &[Segment],
         first: BlockId,
-        out: &mut [BlockResidency],
+        out: &mut [Residency],
     ) -> Result<(), IngestError> {
-        out.fill(BlockResidency::default());
+        out.fill(Residency::default());
         // Unknown is as good as yes: then every page is looked at.
         let merging = segments.iter().any(|segment| !segment.shared) && self.vmm.merged_pages() != Some(0);
         let mut files = OpenFiles::new(&self.vmm, &mut self.source);
         for segment in segments {
             for (at, piece) in pieces(segment, first, out.len()) {
                 self.counts.clear();
-                self.counts.resize(piece.blocks(), BlockResidency::default());
+                self.counts.resize(piece.blocks(), Residency::default());
                 match Reading::of(segment) {
                     Reading::File => {
                         self.pagemap.count_present(&piece, &mut self.counts)?;

@@ -8,12 +8,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::BlockResidency;
 use super::kpageflags::{KPageFlags, Use};
 use super::piece::Piece;
 use super::scan::{self, Region};
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
+use crate::model::block::Residency;
 use crate::model::ids::{FRAME_SIZE, FRAMES_PER_BLOCK};
 
 /// Bytes of a word.
@@ -84,7 +84,7 @@ impl Pagemap {
     pub(super) fn count_present(
         &mut self,
         piece: &Piece,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         if self.scans {
             return self.each_region(piece, |frames, categories, _| {
@@ -103,7 +103,7 @@ impl Pagemap {
         &mut self,
         piece: &Piece,
         merging: bool,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         // A merged page is an ordinary one to PAGEMAP_SCAN.
         if merging || !self.scans {
@@ -130,7 +130,7 @@ impl Pagemap {
             let start = block + skip;
             let length = unclear[start..].iter().take_while(|unclear| **unclear).count();
             block = start + length;
-            counts[start..block].fill(BlockResidency::default());
+            counts[start..block].fill(Residency::default());
             self.count_words(piece, start..block, counts)?;
         }
         unclear.clear();
@@ -179,7 +179,7 @@ impl Pagemap {
         &mut self,
         piece: &Piece,
         frames: Range<u64>,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         let mut at = frames.start;
         while at < frames.end {
@@ -202,7 +202,7 @@ impl Pagemap {
         &mut self,
         piece: &Piece,
         blocks: Range<usize>,
-        counts: &mut [BlockResidency],
+        counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();

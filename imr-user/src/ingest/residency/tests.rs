@@ -78,12 +78,12 @@ fn this_process() -> Arc<Vmm> {
     Arc::new(Vmm::open(Pid::new(std::process::id())).unwrap())
 }
 
-fn resident(frames: u16) -> BlockResidency {
-    BlockResidency { resident: frames, ..BlockResidency::default() }
+fn resident(frames: u16) -> Residency {
+    Residency { resident: frames, ..Residency::default() }
 }
 
 /// The same question asked with PAGEMAP_SCAN, where there is one, and by words.
-fn read_slot(slot: FoundSlot, first: u64, blocks: usize) -> Vec<(ResidencyReader, Vec<BlockResidency>)> {
+fn read_slot(slot: FoundSlot, first: u64, blocks: usize) -> Vec<(ResidencyReader, Vec<Residency>)> {
     let vmm = this_process();
     let segments = vmm.segments(&[slot]).unwrap().remove(0);
     [false, true]
@@ -209,9 +209,9 @@ fn a_process_that_has_ended_is_told_from_an_empty_one() {
 
 #[test]
 fn what_is_read_of_a_block_stays_within_it() {
-    let mut block = BlockResidency { resident: 300, swapped: 100, merged: 50 };
-    block.add(BlockResidency { resident: 50, swapped: 50, merged: 50 });
-    assert_eq!(block, BlockResidency { resident: 350, swapped: 112, merged: 50 });
+    let mut block = Residency { resident: 300, swapped: 100, merged: 50 };
+    block.add(Residency { resident: 50, swapped: 50, merged: 50 });
+    assert_eq!(block, Residency { resident: 350, swapped: 112, merged: 50 });
     assert_eq!(block.frames(), 512);
 }
 
