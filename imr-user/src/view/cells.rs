@@ -1,233 +1,212 @@
-//! What a cell of the heatmap stands for: the blocks of a VM's slots, joined into regions and summed into cells.
+//! What a cell of a map of guest memory shows: one kind for a block, and one kind for many.
 //!
-//! Input: the slots of one VM. Output: regions, cells, totals. Knows nothing of colours or of the screen.
+//! Input: the states of blocks. Output: kinds, and how much there is of each. Knows nothing of colours or of the
+//! screen; the symbols are in [`style`].
+
+mod style;
 
 use crate::model::block::{BlockState, GuestClaim, HostFact};
-use crate::model::ids::{BLOCK_SIZE, FRAME_SIZE, FRAMES_PER_BLOCK};
-use crate::model::snapshot::SlotSnapshot;
+use crate::model::ids::FRAMES_PER_BLOCK;
+use crate::model::sums::CrossTable;
 
-/// What a cell shows: host fact, and the one case in which the guest's claim says something of value to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a cell shows: the host fact, and the one case in which the guest's claim outranks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CellKind {
-    /// No memory, and none seen.
-    Untouched,
-    /// Memory behind at least half of the frames.
-    Resident,
-    /// Memory behind some, but less than half, of the frames.
-    Partly,
     /// The host holds memory for what the guest says is free.
     FreeHeld,
-    /// Taken back and not touched since.
-    Reclaimed,
     /// Taken back and touched again.
     Refaulted,
+    /// Mostly in the host's swap.
+    Swapped,
+    /// Reached through a mapping of 2 MiB or more.
+    Resident2m,
+    /// Memory behind at least half of the frames, in small pages.
+    Resident4k,
+    /// Memory behind some, but less than half, of the frames.
+    Partly,
+    /// Memory that the guest did not touch for a while.
+    Idle,
+    /// Mostly shared by KSM.
+    Merged,
+    /// Taken back and not touched since.
+    Reclaimed,
+    /// No memory, and none taken back.
+    Untouched,
 }
+
+/// Kinds that a quarter of a cell's blocks is enough for, the first of them first: what the operator is here for.
+const REMARKABLE: [CellKind; 3] = [CellKind::FreeHeld, CellKind::Refaulted, CellKind::Swapped];
 
 impl CellKind {
-    /// All, in the order of the legend.
-    pub const ALL: [Self; 6] =
-        [Self::Resident, Self::Partly, Self::FreeHeld, Self::Reclaimed, Self::Refaulted, Self::Untouched];
-}
+    /// All, in the order of the legend: among equals the earlier one says more about a decision.
+    pub const ALL: [Self; 10] = [
+        Self::FreeHeld,
+        Self::Refaulted,
+        Self::Swapped,
+        Self::Resident2m,
+        Self::Resident4k,
+        Self::Partly,
+        Self::Idle,
+        Self::Merged,
+        Self::Reclaimed,
+        Self::Untouched,
+    ];
 
-/// Blocks summed up, by state. Resident and partly resident blocks are one class until they are shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    untouched: u64,
-    resident: u64,
-    free_held: u64,
-    reclaimed: u64,
-    refaulted: u64,
-    resident_frames: u64,
-    free_held_frames: u64,
-    refaulted_frames: u64,
-}
-
-impl Tally {
-    pub(crate) fn add(&mut self, state: BlockState) {
-        let frames = u64::from(state.resident_frames).min(FRAMES_PER_BLOCK);
-        match (state.fact, state.claim) {
-            (fact, GuestClaim::Free) if fact.is_held() => {
-                self.free_held += 1;
-                self.free_held_frames += frames;
-            }
-            (
-                HostFact::Resident4k
-                | HostFact::Resident2m
-                | HostFact::Idle
-                | HostFact::Swapped
-                | HostFact::Merged,
-                _,
-            ) => {
-                self.resident += 1;
-                self.resident_frames += frames;
-            }
-            (HostFact::Refaulted, _) => {
-                self.refaulted += 1;
-                self.refaulted_frames += frames;
-            }
-            (HostFact::Reclaimed, _) => self.reclaimed += 1,
-            (HostFact::Untouched, _) => self.untouched += 1,
+    /// What a single block shows.
+    #[must_use]
+    pub fn of(state: BlockState) -> Self {
+        let under_half = u64::from(state.resident_frames) * 2 < FRAMES_PER_BLOCK;
+        match (state.claim, state.fact) {
+            (GuestClaim::Free, fact) if fact.is_held() => Self::FreeHeld,
+            (_, HostFact::Resident2m | HostFact::Resident4k) if under_half => Self::Partly,
+            (_, HostFact::Untouched) => Self::Untouched,
+            (_, HostFact::Resident4k) => Self::Resident4k,
+            (_, HostFact::Resident2m) => Self::Resident2m,
+            (_, HostFact::Idle) => Self::Idle,
+            (_, HostFact::Swapped) => Self::Swapped,
+            (_, HostFact::Merged) => Self::Merged,
+            (_, HostFact::Reclaimed) => Self::Reclaimed,
+            (_, HostFact::Refaulted) => Self::Refaulted,
         }
     }
 
-    /// What most of the blocks are; among equals the one that says more about a decision.
-    pub(crate) fn kind(&self) -> CellKind {
-        let resident = if self.resident_frames * 2 < self.resident * FRAMES_PER_BLOCK {
-            CellKind::Partly
-        } else {
-            CellKind::Resident
+    /// Whether it is worth a jump of the cursor: free and still held, refaulted, swapped.
+    #[must_use]
+    pub fn is_remarkable(self) -> bool {
+        REMARKABLE.contains(&self)
+    }
+
+    /// For the legend, at most 16 characters.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FreeHeld => "free, still held",
+            Self::Refaulted => "refaulted",
+            Self::Swapped => "swapped",
+            Self::Resident2m => "resident 2M",
+            Self::Resident4k => "resident 4K",
+            Self::Partly => "under half",
+            Self::Idle => "idle",
+            Self::Merged => "merged",
+            Self::Reclaimed => "reclaimed",
+            Self::Untouched => "untouched",
+        }
+    }
+
+    /// For the help, at most 60 characters.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::FreeHeld => "the guest says free, and the host still holds it",
+            Self::Refaulted => "refaulted: reclaimed, and touched again",
+            Self::Swapped => "swapped: most of what it holds is in the host's swap",
+            Self::Resident2m => "resident, mapped by 2 MiB or more",
+            Self::Resident4k => "resident in 4 KiB pages, at least half of it",
+            Self::Partly => "resident, but less than half of it",
+            Self::Idle => "idle: resident, and not touched for 10 s or more",
+            Self::Merged => "merged: most of what it holds is shared by KSM",
+            Self::Reclaimed => "reclaimed, and not touched since",
+            Self::Untouched => "untouched: no memory, and none taken back",
+        }
+    }
+
+    /// How much of this kind a VM has, bytes: memory of their own behind blocks that are held, swap and shared
+    /// pages behind those that are not, address space where there is nothing. `None` for [`CellKind::Partly`], which
+    /// is counted with the resident blocks.
+    #[must_use]
+    pub fn bytes(self, cross: &CrossTable) -> Option<u64> {
+        let of = |wanted: HostFact| {
+            cross.sum(|claim, fact| fact == wanted && !(claim == GuestClaim::Free && fact.is_held()))
         };
-        let rising = [
-            (self.untouched, CellKind::Untouched),
-            (self.resident, resident),
-            (self.reclaimed, CellKind::Reclaimed),
-            (self.free_held, CellKind::FreeHeld),
-            (self.refaulted, CellKind::Refaulted),
-        ];
-        let mut best = rising[0];
-        for candidate in rising {
-            if candidate.0 >= best.0 && candidate.0 > 0 {
+        match self {
+            Self::FreeHeld => {
+                let held = cross.sum(|claim, fact| claim == GuestClaim::Free && fact.is_held());
+                Some(held.resident_bytes())
+            }
+            Self::Refaulted => Some(of(HostFact::Refaulted).resident_bytes()),
+            Self::Swapped => Some(of(HostFact::Swapped).swapped_bytes()),
+            Self::Resident2m => Some(of(HostFact::Resident2m).resident_bytes()),
+            Self::Resident4k => Some(of(HostFact::Resident4k).resident_bytes()),
+            Self::Partly => None,
+            Self::Idle => Some(of(HostFact::Idle).resident_bytes()),
+            Self::Merged => Some(of(HostFact::Merged).merged_bytes()),
+            Self::Reclaimed => Some(of(HostFact::Reclaimed).bytes()),
+            Self::Untouched => Some(of(HostFact::Untouched).bytes()),
+        }
+    }
+}
+
+/// The blocks of a cell, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    blocks: [u32; CellKind::ALL.len()],
+    /// Frames with memory in blocks that are resident, whether by half, 4K or 2M.
+    resident_frames: u64,
+}
+
+impl Tally {
+    /// Counts a block.
+    pub(crate) fn add(&mut self, state: BlockState) {
+        let kind = CellKind::of(state);
+        self.blocks[kind as usize] += 1;
+        if matches!(kind, CellKind::Resident2m | CellKind::Resident4k | CellKind::Partly) {
+            self.resident_frames += u64::from(state.resident_frames);
+        }
+    }
+
+    /// Blocks of a kind.
+    pub(crate) fn blocks(&self, kind: CellKind) -> u64 {
+        u64::from(self.blocks[kind as usize])
+    }
+
+    /// Blocks in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.blocks.iter().copied().map(u64::from).sum()
+    }
+
+    /// What the cell shows: the first of [`REMARKABLE`] that makes a quarter of it, else what most of its blocks
+    /// are. Resident blocks count together, whatever their pages, so that memory is not outvoted by its own kinds.
+    pub(crate) fn kind(&self) -> CellKind {
+        let total = self.total();
+        let enough = |kind: &CellKind| self.blocks(*kind) > 0 && self.blocks(*kind) * 4 >= total;
+        if let Some(kind) = REMARKABLE.into_iter().find(enough) {
+            return kind;
+        }
+        let large = self.blocks(CellKind::Resident2m);
+        let resident = large + self.blocks(CellKind::Resident4k) + self.blocks(CellKind::Partly);
+        let mut best = (0, CellKind::Untouched);
+        for kind in CellKind::ALL {
+            let candidate = match kind {
+                CellKind::Resident2m if self.resident_frames * 2 < resident * FRAMES_PER_BLOCK => {
+                    (resident, CellKind::Partly)
+                }
+                CellKind::Resident2m if large * 2 < resident => (resident, CellKind::Resident4k),
+                CellKind::Resident2m => (resident, CellKind::Resident2m),
+                CellKind::Resident4k | CellKind::Partly => continue,
+                other => (self.blocks(other), other),
+            };
+            if candidate.0 > best.0 {
                 best = candidate;
             }
         }
         best.1
     }
-
-    /// Bytes of a kind: held memory for what is resident, address space for what is not. `None` for
-    /// [`CellKind::Partly`], which is counted with [`CellKind::Resident`].
-    pub(crate) fn bytes(&self, kind: CellKind) -> Option<u64> {
-        match kind {
-            CellKind::Untouched => Some(self.untouched * BLOCK_SIZE),
-            CellKind::Resident => Some(self.resident_frames * FRAME_SIZE),
-            CellKind::Partly => None,
-            CellKind::FreeHeld => Some(self.free_held_frames * FRAME_SIZE),
-            CellKind::Reclaimed => Some(self.reclaimed * BLOCK_SIZE),
-            CellKind::Refaulted => Some(self.refaulted_frames * FRAME_SIZE),
-        }
-    }
-}
-
-/// Slots whose blocks follow each other without a gap: drawn as one piece. The first mebibyte of a PC is four
-/// slots in one block, and four maps of one cell would say nothing.
-#[derive(Debug)]
-pub(crate) struct Region<'a> {
-    /// Its slots, by address.
-    pub(crate) slots: Vec<&'a SlotSnapshot>,
-    /// Number of the first block.
-    pub(crate) first: u64,
-    /// Number of the block after the last.
-    pub(crate) end: u64,
-}
-
-impl Region<'_> {
-    /// Blocks.
-    pub(crate) fn len(&self) -> u64 {
-        self.end - self.first
-    }
-
-    /// Bytes of guest RAM in its slots.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.slots.iter().fold(0u64, |sum, slot| sum.saturating_add(slot.npages.saturating_mul(FRAME_SIZE)))
-    }
-
-    /// Calls `visit` with each block, in order and once, blocks of two slots joined.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(u64, BlockState)) {
-        let mut pending: Option<(u64, BlockState)> = None;
-        for slot in &self.slots {
-            let mut id = slot.first_block().get();
-            for state in slot.blocks.iter() {
-                match &mut pending {
-                    // Slots never overlap, so only the block at the seam can come twice.
-                    Some((last, joined)) if id == *last => *joined = join(*joined, state),
-                    Some((last, _)) if id < *last => {}
-                    _ => {
-                        if let Some((last, joined)) = pending.replace((id, state)) {
-                            visit(last, joined);
-                        }
-                    }
-                }
-                id = id.saturating_add(1);
-            }
-        }
-        if let Some((last, joined)) = pending {
-            visit(last, joined);
-        }
-    }
-
-    /// The cells of `per_cell` blocks each.
-    pub(crate) fn cells(&self, per_cell: u64) -> Vec<CellKind> {
-        let per_cell = per_cell.max(1);
-        let mut tallies = vec![Tally::default(); usize::try_from(self.len().div_ceil(per_cell)).unwrap_or(0)];
-        self.for_each(|id, state| {
-            let index = usize::try_from((id - self.first) / per_cell).unwrap_or(usize::MAX);
-            if let Some(tally) = tallies.get_mut(index) {
-                tally.add(state);
-            }
-        });
-        tallies.iter().map(Tally::kind).collect()
-    }
-}
-
-/// The regions of a VM, by address. Slots without block states (ROMs, devices) are not part of any.
-pub(crate) fn regions(slots: &[SlotSnapshot]) -> Vec<Region<'_>> {
-    let mut followed: Vec<&SlotSnapshot> = slots.iter().filter(|slot| !slot.blocks.is_empty()).collect();
-    followed.sort_by_key(|slot| (slot.base_gfn, slot.id));
-    let mut regions: Vec<Region<'_>> = Vec::new();
-    for slot in followed {
-        let first = slot.first_block().get();
-        let end = first.saturating_add(slot.blocks.len() as u64);
-        match regions.last_mut() {
-            Some(region) if first <= region.end => {
-                region.end = region.end.max(end);
-                region.slots.push(slot);
-            }
-            _ => regions.push(Region { slots: vec![slot], first, end }),
-        }
-    }
-    regions
-}
-
-/// Sums over all blocks of the regions.
-pub(crate) fn totals(regions: &[Region<'_>]) -> Tally {
-    let mut tally = Tally::default();
-    for region in regions {
-        region.for_each(|_, state| tally.add(state));
-    }
-    tally
-}
-
-/// Two slots' views of the block they share: its memory is the sum, its story the more telling one.
-fn join(a: BlockState, b: BlockState) -> BlockState {
-    let weight = |fact: HostFact| match fact {
-        HostFact::Untouched => 0,
-        HostFact::Reclaimed => 1,
-        HostFact::Merged => 2,
-        HostFact::Swapped => 3,
-        HostFact::Idle => 4,
-        HostFact::Resident2m => 5,
-        HostFact::Resident4k => 6,
-        HostFact::Refaulted => 7,
-    };
-    BlockState {
-        // The block is free only if both parts are.
-        claim: if a.claim == b.claim { a.claim } else { GuestClaim::Unknown },
-        fact: if weight(a.fact) >= weight(b.fact) { a.fact } else { b.fact },
-        resident_frames: a.resident_frames.saturating_add(b.resident_frames),
-        swapped_frames: a.swapped_frames.saturating_add(b.swapped_frames),
-        merged_frames: a.merged_frames.saturating_add(b.merged_frames),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::view::testing::{block, slot};
+    use proptest::prelude::*;
 
-    const R: BlockState = block(GuestClaim::Unknown, HostFact::Resident4k, 512);
-    const U: BlockState = block(GuestClaim::Unknown, HostFact::Untouched, 0);
-    const T: BlockState = block(GuestClaim::Free, HostFact::Reclaimed, 0);
-    const B: BlockState = block(GuestClaim::InUse, HostFact::Refaulted, 100);
-    const H: BlockState = block(GuestClaim::Free, HostFact::Resident4k, 256);
+    use super::*;
+    use crate::view::testing::block;
+
+    const FULL: BlockState = block(GuestClaim::Unknown, HostFact::Resident4k, 512);
+    const LARGE: BlockState = block(GuestClaim::InUse, HostFact::Resident2m, 512);
+    const THIN: BlockState = block(GuestClaim::Unknown, HostFact::Resident4k, 255);
+    const NONE: BlockState = block(GuestClaim::Unknown, HostFact::Untouched, 0);
+    const TAKEN: BlockState = block(GuestClaim::Free, HostFact::Reclaimed, 0);
+    const BACK: BlockState = block(GuestClaim::InUse, HostFact::Refaulted, 100);
+    const HELD: BlockState = block(GuestClaim::Free, HostFact::Resident4k, 256);
 
     fn kind(states: &[BlockState]) -> CellKind {
         let mut tally = Tally::default();
@@ -236,54 +215,101 @@ mod tests {
     }
 
     #[test]
+    fn every_fact_shows_as_itself_unless_the_guest_calls_held_memory_free() {
+        for fact in HostFact::ALL {
+            for claim in GuestClaim::ALL {
+                let shown = CellKind::of(block(claim, fact, 512));
+                let expected = match fact {
+                    _ if claim == GuestClaim::Free && fact.is_held() => CellKind::FreeHeld,
+                    HostFact::Untouched => CellKind::Untouched,
+                    HostFact::Resident4k => CellKind::Resident4k,
+                    HostFact::Resident2m => CellKind::Resident2m,
+                    HostFact::Idle => CellKind::Idle,
+                    HostFact::Swapped => CellKind::Swapped,
+                    HostFact::Merged => CellKind::Merged,
+                    HostFact::Reclaimed => CellKind::Reclaimed,
+                    HostFact::Refaulted => CellKind::Refaulted,
+                };
+                assert_eq!(shown, expected, "{claim:?} {fact:?}");
+            }
+        }
+        assert_eq!(CellKind::of(THIN), CellKind::Partly);
+        assert_eq!(CellKind::of(block(GuestClaim::Free, HostFact::Refaulted, 9)), CellKind::FreeHeld);
+    }
+
+    #[test]
     fn a_cell_shows_what_most_of_its_blocks_are() {
         assert_eq!(kind(&[]), CellKind::Untouched);
-        assert_eq!(kind(&[U, U, R]), CellKind::Untouched);
-        assert_eq!(kind(&[R, R, T]), CellKind::Resident);
-        assert_eq!(kind(&[R, B]), CellKind::Refaulted);
-        assert_eq!(kind(&[U, T]), CellKind::Reclaimed);
-        assert_eq!(kind(&[H, R]), CellKind::FreeHeld);
-        assert_eq!(kind(&[block(GuestClaim::Unknown, HostFact::Resident4k, 255)]), CellKind::Partly);
-        assert_eq!(kind(&[block(GuestClaim::Free, HostFact::Refaulted, 9)]), CellKind::FreeHeld);
+        assert_eq!(kind(&[NONE, NONE, FULL]), CellKind::Untouched);
+        assert_eq!(kind(&[FULL, FULL, TAKEN]), CellKind::Resident4k);
+        assert_eq!(kind(&[NONE, TAKEN]), CellKind::Reclaimed, "the one that says more among equals");
+        assert_eq!(kind(&[FULL, TAKEN]), CellKind::Resident4k);
     }
 
     #[test]
-    fn totals_count_held_memory_and_address_space() {
-        let slots = [slot(0, 0, &[R, R, U, T, B, H])];
-        let tally = totals(&regions(&slots));
-        assert_eq!(tally.bytes(CellKind::Resident), Some(2 * BLOCK_SIZE));
-        assert_eq!(tally.bytes(CellKind::Partly), None);
-        assert_eq!(tally.bytes(CellKind::Untouched), Some(BLOCK_SIZE));
-        assert_eq!(tally.bytes(CellKind::Reclaimed), Some(BLOCK_SIZE));
-        assert_eq!(tally.bytes(CellKind::Refaulted), Some(100 * FRAME_SIZE));
-        assert_eq!(tally.bytes(CellKind::FreeHeld), Some(256 * FRAME_SIZE));
+    fn resident_blocks_count_together() {
+        assert_eq!(kind(&[NONE, NONE, LARGE, FULL, THIN]), CellKind::Resident4k);
+        assert_eq!(kind(&[LARGE, LARGE, FULL, THIN]), CellKind::Resident2m, "a tie is of the larger pages");
+        assert_eq!(kind(&[THIN, THIN, FULL]), CellKind::Resident4k, "well over half of their frames");
+        assert_eq!(kind(&[THIN, THIN]), CellKind::Partly);
     }
 
     #[test]
-    fn neighbouring_slots_join_and_holes_part() {
-        let mut low = slot(0, 0, &[block(GuestClaim::Unknown, HostFact::Resident4k, 160)]);
-        low.npages = 160;
-        let mut high = slot(3, 0, &[block(GuestClaim::Unknown, HostFact::Resident4k, 256), U, R]);
-        high.base_gfn = crate::model::ids::Gfn::new(256);
-        let far = slot(4, 2048, &[R]);
-        let rom = slot(5, 1000, &[]);
-        let slots = [far, high, rom, low];
-        let regions = regions(&slots);
-        assert_eq!(regions.len(), 2);
-        assert_eq!((regions[0].first, regions[0].len(), regions[0].slots.len()), (0, 3, 2));
-        assert_eq!((regions[1].first, regions[1].len()), (2048, 1));
-        let mut seen = Vec::new();
-        regions[0].for_each(|id, state| seen.push((id, state.resident_frames)));
-        assert_eq!(seen, [(0, 416), (1, 0), (2, 512)]);
-        assert_eq!(regions[0].cells(1), [CellKind::Resident, CellKind::Untouched, CellKind::Resident]);
-        assert_eq!(regions[0].cells(2), [CellKind::Resident, CellKind::Resident]);
+    fn a_quarter_is_enough_for_what_is_remarkable() {
+        assert_eq!(kind(&[FULL, FULL, FULL, HELD]), CellKind::FreeHeld);
+        assert_eq!(kind(&[FULL, FULL, FULL, FULL, HELD]), CellKind::Resident4k);
+        assert_eq!(kind(&[TAKEN, TAKEN, TAKEN, BACK]), CellKind::Refaulted);
+        assert_eq!(kind(&[BACK, BACK, BACK, HELD]), CellKind::FreeHeld, "the headline first");
     }
 
     #[test]
-    fn slots_that_overlap_or_end_the_address_space_do_no_harm() {
-        let slots = [slot(0, 10, &[R, R, R]), slot(1, 11, &[T]), slot(2, u64::MAX / 512 - 1, &[R, R, R, R])];
-        for region in regions(&slots) {
-            assert_eq!(region.cells(1).len() as u64, region.len());
+    fn amounts_are_held_memory_swap_or_address_space() {
+        const MIB: u64 = 1 << 20;
+        let swapped = BlockState { swapped_frames: 256, ..block(GuestClaim::Free, HostFact::Swapped, 10) };
+        let merged = BlockState { merged_frames: 512, ..block(GuestClaim::Unknown, HostFact::Merged, 0) };
+        let mut cross = CrossTable::default();
+        for state in [FULL, THIN, LARGE, NONE, TAKEN, TAKEN, BACK, HELD, swapped, merged] {
+            cross.enter(state, 512);
+        }
+        let bytes = CellKind::ALL.map(|kind| kind.bytes(&cross));
+        let kib = |frames: u64| Some(frames * 4096);
+        let expected = [
+            kib(256),
+            kib(100),
+            Some(MIB),
+            Some(2 * MIB),
+            kib(767),
+            None,
+            Some(0),
+            Some(2 * MIB),
+            Some(4 * MIB),
+            Some(2 * MIB),
+        ];
+        assert_eq!(bytes, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cell_shows_a_kind_that_it_has(
+            states in proptest::collection::vec((0..3_usize, 0..8_usize, 0..513_u16), 1..40),
+        ) {
+            let mut tally = Tally::default();
+            let mut held = 0;
+            for (claim, fact, frames) in &states {
+                let state = block(GuestClaim::ALL[*claim], HostFact::ALL[*fact], *frames);
+                held += usize::from(CellKind::of(state) == CellKind::FreeHeld);
+                tally.add(state);
+            }
+            let shown = tally.kind();
+            let resident = [CellKind::Resident2m, CellKind::Resident4k, CellKind::Partly];
+            let has = if resident.contains(&shown) {
+                resident.iter().any(|kind| tally.blocks(*kind) > 0)
+            } else {
+                tally.blocks(shown) > 0
+            };
+            prop_assert!(has, "{shown:?} of {tally:?}");
+            prop_assert!(shown == CellKind::FreeHeld || held * 4 < states.len() || held == 0);
+            prop_assert_eq!(tally.total(), states.len() as u64);
         }
     }
 }

@@ -47,20 +47,12 @@ pub(crate) fn lines(theme: Theme) -> Vec<Line<'static>> {
     lines.push(Line::default());
     lines.push(section("Blocks of 2 MiB; a cell of several shows what most of them are"));
     for kind in CellKind::ALL {
-        let text = match kind {
-            CellKind::Resident => "resident: memory behind at least half of it",
-            CellKind::Partly => "resident, but less than half of it",
-            CellKind::FreeHeld => "the guest says free, and the host still holds it",
-            CellKind::Reclaimed => "reclaimed, and not touched since",
-            CellKind::Refaulted => "refaulted: reclaimed, and touched again",
-            CellKind::Untouched => "untouched: no memory, and none seen there",
-        };
         let (symbol, style) = theme.cell(kind);
         lines.push(Line::from(vec![
             Span::raw("  "),
             Span::styled(symbol.to_string().repeat(3), style),
             Span::raw(format!("{:<12}", "")),
-            Span::raw(text),
+            Span::raw(kind.meaning()),
         ]));
     }
     lines

@@ -37,6 +37,15 @@ pub(crate) fn slot(id: i32, first_block: u64, blocks: &[BlockState]) -> SlotSnap
     }
 }
 
+/// What the blocks of these slots add up to.
+pub(crate) fn cross_of(slots: &[SlotSnapshot]) -> CrossTable {
+    let mut cross = CrossTable::default();
+    for state in slots.iter().flat_map(|slot| slot.blocks.iter()) {
+        cross.enter(state, 512);
+    }
+    cross
+}
+
 /// Blocks of a guest that has used some of its memory, freed most of it and come back for a little.
 pub(crate) fn lived_in(count: usize) -> Vec<BlockState> {
     (0..count)
@@ -91,7 +100,7 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
             total: LatencySummary { count: 69, p50_us: 350, p99_us: 1234, max_us: 5678 },
             ..StageSummaries::default()
         },
-        cross: CrossTable::default(),
+        cross: cross_of(&[low.clone(), high.clone()]),
         drift: DriftCounters::default(),
         reclaim: ReclaimStatus::Ready { backend: "punch".to_owned() },
         slots: vec![low, high],
@@ -116,6 +125,7 @@ pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
         guest: GuestStatus::NoModule,
         offers: OfferCounters::default(),
         latency: StageSummaries::default(),
+        cross: cross_of(&slots),
         reclaim: ReclaimStatus::Forbidden {
             guard: "private-mapping".to_owned(),
             why: "guest RAM is private anonymous memory; start QEMU with memory-backend-memfd,share=on"

@@ -5,8 +5,6 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use super::cells::CellKind;
-
 /// Colours the terminal can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Palette {
@@ -90,26 +88,6 @@ impl Theme {
         }
     }
 
-    /// Symbol and style of a cell of the heatmap.
-    #[must_use]
-    pub fn cell(self, kind: CellKind) -> (char, Style) {
-        let unicode = self.symbols == Symbols::Unicode;
-        let (symbol, ascii, indexed, named) = match kind {
-            CellKind::Untouched => ('·', '.', 240, Color::DarkGray),
-            CellKind::Resident => ('█', '#', 74, Color::Cyan),
-            CellKind::Partly => ('▄', '+', 74, Color::Cyan),
-            CellKind::FreeHeld => ('▒', 'F', 214, Color::Yellow),
-            CellKind::Reclaimed => ('░', '-', 36, Color::Green),
-            CellKind::Refaulted => ('■', '!', 175, Color::Magenta),
-        };
-        let style = match self.palette {
-            Palette::Mono => Style::new(),
-            Palette::Ansi16 => Style::new().fg(named),
-            Palette::Indexed256 => Style::new().fg(Color::Indexed(indexed)),
-        };
-        (if unicode { symbol } else { ascii }, style)
-    }
-
     /// Whether only ASCII may be printed.
     #[must_use]
     pub fn ascii(self) -> bool {
@@ -164,28 +142,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_a_symbol_of_its_own_without_colour() {
-        for symbols in [Symbols::Unicode, Symbols::Ascii] {
-            let theme = Theme { palette: Palette::Mono, symbols };
-            let mut seen: Vec<char> = CellKind::ALL.iter().map(|kind| theme.cell(*kind).0).collect();
-            if symbols == Symbols::Ascii {
-                assert!(seen.iter().all(char::is_ascii));
-            }
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen.len(), CellKind::ALL.len());
-        }
-    }
-
-    #[test]
     fn mono_sets_no_colour() {
         let theme = Theme { palette: Palette::Mono, symbols: Symbols::Unicode };
         let roles = [Role::Text, Role::Title, Role::Dim, Role::Key, Role::Good, Role::Warn, Role::Bad];
         for role in roles.into_iter().chain([Role::Heading, Role::Selected]) {
             assert_eq!((theme.style(role).fg, theme.style(role).bg), (None, None), "{role:?}");
-        }
-        for kind in CellKind::ALL {
-            assert_eq!(theme.cell(kind).1, Style::new());
         }
     }
 }
