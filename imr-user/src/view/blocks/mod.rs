@@ -26,7 +26,7 @@ use super::context::{Action, Context, Response};
 use super::layout::{draw, scroll, split};
 use super::theme::Role;
 use crate::model::ids::{BlockId, VmId};
-use crate::model::snapshot::VmSnapshot;
+use crate::model::snapshot::{BlockDetail, VmSnapshot};
 
 /// Its state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -211,8 +211,7 @@ pub(crate) fn paint(state: &BlocksState, context: &Context<'_>, buffer: &mut Buf
     draw(buffer, *room, &rows);
     draw(buffer, picture.legend, &picture.legend_lines);
     if let Some(region) = regions.get(cell.region) {
-        let known =
-            |detail: &&crate::model::snapshot::BlockDetail| (detail.vm, detail.block) == picture.target();
+        let known = |detail: &&BlockDetail| (detail.vm, detail.block) == picture.target();
         let subject = detail::Subject {
             theme,
             region,

@@ -1,12 +1,14 @@
 //! The view as people use it: pictures of it, moves, zooms, jumps, clicks, and memory that changes under the cursor.
 
 use proptest::prelude::*;
+use ratatui::buffer::Cell;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier};
 
 use super::testing::{Stage, every_state, storied, with_slots};
 use super::{Picture, inspect_target};
 use crate::model::ids::{BLOCK_SIZE, BlockId, VmId};
+use crate::model::snapshot::SlotSnapshot;
 use crate::view::cells::CellKind;
 use crate::view::context::{Action, Response};
 use crate::view::testing::{slot, snapshot};
@@ -250,7 +252,7 @@ fn colours_and_the_cursor_on_every_kind() {
                 }
                 stage.act(Action::Right);
             }
-            let plain = |cell: &ratatui::buffer::Cell| (cell.fg, cell.bg) == (Color::Reset, Color::Reset);
+            let plain = |cell: &Cell| (cell.fg, cell.bg) == (Color::Reset, Color::Reset);
             assert_eq!(stage.buffer().content().iter().all(plain), palette == Palette::Mono);
         }
     }
@@ -302,7 +304,7 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// VMs of every kind of layout: whole, with holes, with slots that overlap or end the address space, without any.
-fn layouts() -> Vec<Vec<crate::model::snapshot::SlotSnapshot>> {
+fn layouts() -> Vec<Vec<SlotSnapshot>> {
     let huge = u64::MAX / BLOCK_SIZE - 40;
     vec![
         storied(1, 3000).slots,
