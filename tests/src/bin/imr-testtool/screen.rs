@@ -17,7 +17,7 @@ mod tests;
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::Args;
@@ -51,7 +51,7 @@ no pattern, to be found within one row of the screen; in double quotes it keeps 
   capture NAME     write the screen to DIR/NAME.txt, DIR/NAME.ansi (with colours, for cat) and DIR/NAME.svg
   exit STATUS      wait until the program has ended, with this status; 128 + N if signal N ended it (exit/5 STATUS)
 A program that still runs at the end of the script is ended (SIGTERM, after 2 s SIGKILL). With --out, the screen at a
-command that failed is captured as `failed`.";
+command that failed is captured as SCRIPT-failed (SCRIPT without its folder and what follows its first dot).";
 
 /// `imr-testtool screen ...`.
 pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
@@ -90,8 +90,19 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     } else if let Some(line) = lines.iter().find(|line| matches!(line.step, Step::Capture(_))) {
         return Err(Failure::Usage(format!("{path}:{}: a capture needs --out DIR", line.number)));
     }
-    let settings = Settings { size, environment, out, limit: Duration::from_secs(timeout) };
+    let settings =
+        Settings { size, environment, out, failed: failed_name(&path), limit: Duration::from_secs(timeout) };
     drive(&path, &lines, &command, settings)
+}
+
+/// What the capture at a failed command of the script at `path` is called.
+fn failed_name(path: &str) -> String {
+    let name =
+        Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match name.split('.').next().unwrap_or_default() {
+        "" | "-" => "failed".to_owned(),
+        stem => format!("{stem}-failed"),
+    }
 }
 
 /// Runs the script from end to end.

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// Where captures go.
     pub(crate) out: Option<PathBuf>,
+    /// What the capture at a failed step is called.
+    pub(crate) failed: String,
     /// How long to wait where the script does not say.
     pub(crate) limit: Duration,
 }
@@ -112,7 +114,7 @@ impl Session {
         }
         text.push_str("--- end of the screen ---");
         if self.settings.out.is_some()
-            && let Err(error) = self.capture("failed")
+            && let Err(error) = self.capture(&self.settings.failed.clone())
         {
             text.push_str(&format!("\nno capture of it: {error}"));
         }

@@ -4,7 +4,7 @@
 //! word has a place and a length of its own, so that columns line up in any font. Must not draw what is not there:
 //! the only decoration is a margin.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use vt100::{Cell, Screen};
 
@@ -89,8 +89,12 @@ pub(crate) fn render(screen: &Screen, title: &str) -> String {
     for (row, spots) in (0..).zip(&lines) {
         backgrounds(&mut svg, row, spots);
     }
+    let mut shades = Vec::new();
     for (row, spots) in (0..).zip(&lines) {
-        glyphs(&mut svg, row, spots);
+        glyphs(&mut svg, row, spots, &mut shades);
+    }
+    for (index, (percent, fore)) in shades.iter().enumerate() {
+        shade(&mut svg, index, *percent, *fore);
     }
     svg.push_str("</g>\n</svg>\n");
     svg
@@ -129,12 +133,21 @@ fn backgrounds(svg: &mut String, row: u32, spots: &[Spot<'_>]) {
     }
 }
 
-fn glyphs(svg: &mut String, row: u32, spots: &[Spot<'_>]) {
+fn glyphs(svg: &mut String, row: u32, spots: &[Spot<'_>], shades: &mut Vec<(u16, Rgb)>) {
     for run in spots.chunk_by(Spot::joins) {
         let style = run[0].style;
         let only = run[0].text.chars().next();
         if let Some((parts, percent)) = only.and_then(blocks::parts) {
-            let fore = style.fore.mixed(percent, style.back);
+            let fill = if percent == 100 {
+                style.fore.to_string()
+            } else {
+                let index = shades.iter().position(|shade| *shade == (percent, style.fore));
+                let index = index.unwrap_or_else(|| {
+                    shades.push((percent, style.fore));
+                    shades.len() - 1
+                });
+                format!("url(#shade{index})")
+            };
             let (x, y, width, height) = place(run, row);
             for part in parts {
                 // A part that spans its cell spans the run.
@@ -143,7 +156,7 @@ fn glyphs(svg: &mut String, row: u32, spots: &[Spot<'_>]) {
                     let across = |eighths: u8| u32::from(eighths) * (width / columns) / 8;
                     let down = |eighths: u8| u32::from(eighths) * height / 8;
                     let x = x + n * CELL_WIDTH + across(part.x);
-                    rectangle(svg, (x, y + down(part.y), across(part.width), down(part.height)), fore);
+                    rectangle(svg, (x, y + down(part.y), across(part.width), down(part.height)), &fill);
                 }
             }
             continue;
@@ -172,7 +185,22 @@ fn place(run: &[Spot<'_>], row: u32) -> (u32, u32, u32, u32) {
     (run[0].column * CELL_WIDTH, row * CELL_HEIGHT, columns * CELL_WIDTH, CELL_HEIGHT)
 }
 
-fn rectangle(svg: &mut String, (x, y, width, height): (u32, u32, u32, u32), fill: Rgb) {
+/// The pattern that `percent` (25, 50 or 75) of the colour makes: squares, as many of four in a tile.
+fn shade(svg: &mut String, index: usize, percent: u16, fore: Rgb) {
+    let (width, height) = (CELL_WIDTH / 4, CELL_HEIGHT / 8);
+    let _ = writeln!(
+        svg,
+        "<pattern id=\"shade{index}\" patternUnits=\"userSpaceOnUse\" width=\"{}\" height=\"{}\">",
+        px(2 * width),
+        px(2 * height)
+    );
+    for (x, y) in [(0, 0), (width, height), (width, 0)].into_iter().take(usize::from(percent / 25)) {
+        rectangle(svg, (x, y, width, height), fore);
+    }
+    svg.push_str("</pattern>\n");
+}
+
+fn rectangle(svg: &mut String, (x, y, width, height): (u32, u32, u32, u32), fill: impl Display) {
     // Edges fall on whole pixels, so that neighbours leave no gap.
     let _ = writeln!(
         svg,
@@ -297,8 +325,14 @@ mod tests {
         let halves = drawn("▐▐");
         assert_eq!(halves.len(), 2);
         assert!(halves[1].starts_with("<rect x=\"12.64\""), "{}", halves[1]);
-        let half = FOREGROUND.mixed(50, BACKGROUND).to_string();
-        assert!(word("▒").contains(&half));
+        let shades = drawn("\x1b[31m░░▓\x1b[32m░\x1b[31m░");
+        assert!(
+            shades[0].starts_with("<rect x=\"0\" y=\"0\" width=\"16.86\"")
+                && shades[0].contains("url(#shade0)")
+        );
+        assert!(shades[3].contains("url(#shade0)"));
+        assert_eq!(shades.iter().filter(|line| line.starts_with("<pattern")).count(), 3);
+        assert_eq!(shades.iter().filter(|line| line.contains("#cc0000")).count(), 1 + 3);
     }
 
     #[test]

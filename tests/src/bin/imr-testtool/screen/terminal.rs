@@ -112,6 +112,8 @@ impl Callbacks for Listener {
             }
             // Device attributes: a VT100 with advanced video.
             (None, 'c', 0) => self.answers.extend(b"\x1b[?1;2c"),
+            // Underlines have the colour of their text again; they never had another here.
+            (None, 'm', 59) if parameters.len() == 1 => {}
             _ => {
                 let numbers = parameters
                     .iter()
@@ -161,7 +163,8 @@ mod tests {
 
     #[test]
     fn questions_are_answered_and_the_unknown_is_told() {
-        let (terminal, answers) = terminal("\x1b[2;3H\x1b[6n\x1b[5n\x1b[c\x1b[?2026h\x1b[?2026h\x1b[4;2~");
+        let (terminal, answers) =
+            terminal("\x1b[2;3H\x1b[6n\x1b[5n\x1b[c\x1b[?2026h\x1b[?2026h\x1b[59m\x1b[4;2~");
         assert_eq!(answers, b"\x1b[2;3R\x1b[0n\x1b[?1;2c");
         let unknown: Vec<_> =
             terminal.unknown().iter().map(|(name, count)| (name.as_str(), *count)).collect();

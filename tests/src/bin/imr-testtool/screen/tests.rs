@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::script::Size;
 use super::session::Settings;
-use super::{drive, script};
+use super::{drive, failed_name, script};
 use crate::Failure;
 
 /// A folder for one test's captures, gone afterwards.
@@ -36,6 +36,7 @@ fn run(out: &Out, program: &str, text: &str) -> Result<(), String> {
         size: Size { columns: 40, rows: 6 },
         environment: vec![("TERM".to_owned(), "xterm-256color".to_owned())],
         out: Some(out.0.clone()),
+        failed: failed_name("/some/where/name.two.screen"),
         limit: Duration::from_secs(20),
     };
     let command = ["/bin/sh", "-c", program].map(str::to_owned);
@@ -69,7 +70,7 @@ fn a_failed_command_shows_its_line_and_the_screen() {
         why.starts_with("test:3: `wait/0.1 nowhere`: not within 0.1 s\n--- the screen, 40x6 ---\nthere\n"),
         "{why}"
     );
-    assert!(out.read("failed.txt").starts_with("there\n"));
+    assert!(out.read("name-failed.txt").starts_with("there\n"));
     assert!(begun.elapsed() < Duration::from_secs(10), "the program was waited for");
     let why = run(&out, "echo there; sleep 1000", "wait there\nrefuse there").unwrap_err();
     assert!(why.starts_with("test:2: `refuse there`: it is there"), "{why}");
