@@ -46,15 +46,16 @@ impl Command for DisableButtons {
 #[derive(Debug)]
 pub struct Screen {
     terminal: Term,
+    mouse: bool,
 }
 
 impl Screen {
-    /// Takes the terminal over. `colours` overrides what the environment says of colours: whether there are any
-    /// was decided before.
+    /// Takes the terminal over, with its mouse if that is wanted. `colours` overrides what the environment says of
+    /// colours: whether there are any was decided before.
     ///
     /// # Errors
     /// There is no terminal, or it went away.
-    pub fn enter(colours: bool) -> io::Result<Self> {
+    pub fn enter(colours: bool, mouse: bool) -> io::Result<Self> {
         PANIC_HOOK.call_once(|| {
             let report = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
@@ -63,8 +64,8 @@ impl Screen {
             }));
         });
         style::force_color_output(colours);
-        take()?;
-        Ok(Self { terminal: open().inspect_err(|_| leave())? })
+        take(mouse)?;
+        Ok(Self { mouse, terminal: open().inspect_err(|_| leave())? })
     }
 
     /// Columns and rows of the terminal.
@@ -94,7 +95,7 @@ impl Screen {
     /// The terminal went away.
     pub fn repaint(&mut self) -> io::Result<()> {
         leave();
-        take()?;
+        take(self.mouse)?;
         // Not Terminal::clear(): it asks the terminal for the cursor's position, and the thread that reads keys
         // would swallow the answer.
         execute!(io::stdout(), Clear(ClearType::All))?;
@@ -123,10 +124,12 @@ fn open() -> io::Result<Term> {
     Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(FRAME_BYTES, io::stdout())))
 }
 
-fn take() -> io::Result<()> {
+fn take(mouse: bool) -> io::Result<()> {
     enable_raw_mode()?;
     ENTERED.store(true, Ordering::SeqCst);
-    execute!(io::stdout(), EnterAlternateScreen, EnableButtons, cursor::Hide).inspect_err(|_| leave())
+    let taken = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide);
+    let taken = if mouse { taken.and_then(|()| execute!(io::stdout(), EnableButtons)) } else { taken };
+    taken.inspect_err(|_| leave())
 }
 
 /// Gives the terminal back if it is ours. Errors are of no use here: the terminal may be gone.

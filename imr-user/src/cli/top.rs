@@ -3,6 +3,7 @@
 //! Input: parsed arguments and the environment. Output: a validated [`TopConfig`]; then [`run()`] starts the
 //! pipeline and shows it. Usage errors end with code 2 before anything is started.
 
+mod screen;
 mod session;
 
 use std::io::IsTerminal;
@@ -13,11 +14,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 
-pub use self::session::{Exit, run_top};
+pub use self::session::{Exit, Feed, run_top};
 use super::duration;
 use crate::model::ids::Pid;
 use crate::model::snapshot::PolicyName;
 use crate::pipeline;
+use crate::view::Settings;
 use crate::view::theme::{Palette, Symbols, Theme};
 
 /// Shortest time between two samples.
@@ -102,8 +104,10 @@ pub struct TopConfig {
     pub pids: Vec<Pid>,
     /// Print what the eBPF programs log.
     pub debug_bpf: bool,
-    /// Colours and symbols of the screen.
-    pub theme: Theme,
+    /// How the screen looks and what its keys do.
+    pub settings: Settings,
+    /// Listen to the mouse.
+    pub mouse: bool,
 }
 
 /// What of the environment matters, read once.
@@ -196,6 +200,8 @@ impl TopArgs {
         if self.pid.contains(&0) {
             return Err("--pid 0 is no process".to_owned());
         }
+        let theme = Theme { palette: environment.palette(self.color), symbols: environment.symbols() };
+        let settings = Settings { delay: self.delay, ..Settings::new(theme) };
         Ok(TopConfig {
             delay: self.delay,
             iterations: self.iterations,
@@ -203,7 +209,8 @@ impl TopArgs {
             observe: self.observe,
             pids: self.pid.into_iter().map(Pid::new).collect(),
             debug_bpf: self.debug_bpf,
-            theme: Theme { palette: environment.palette(self.color), symbols: environment.symbols() },
+            settings,
+            mouse: true,
         })
     }
 }
@@ -225,7 +232,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
     })?;
     // Nobody reads them here, and unread they would pile up.
     pipeline.records.close();
-    let ended = run_top(&config, pipeline.snapshots.clone());
+    let feed = Feed {
+        snapshots: pipeline.snapshots.clone(),
+        details: pipeline.details.clone(),
+        commands: pipeline.commands.clone(),
+    };
+    let ended = run_top(&config, feed);
     pipeline.ask_to_stop();
     // Where both failed, the pipeline's error is the cause.
     pipeline.join()?;

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::{decisions, format, host_line, vm_table};
+use super::{columns, decisions, format, host_line};
 use crate::model::snapshot::{Snapshot, VmSnapshot};
 
 /// Newest decisions printed with a sample.
@@ -18,7 +18,7 @@ const COLUMNS: [(&str, Value); 12] = [
     ("PID", |vm| vm.pid.to_string()),
     ("RAM", |vm| format::bytes_short(vm.ram_bytes)),
     ("RESIDENT", |vm| format::bytes_short(vm.resident_bytes)),
-    ("GUEST-FREE", vm_table::guest_free),
+    ("GUEST-FREE", columns::guest_free),
     ("OFFERED", |vm| format::bytes_short(vm.offered_bytes)),
     ("RECLAIMED", |vm| format::bytes_short(vm.reclaimed_bytes)),
     ("OUT-NOW", |vm| format::bytes_short(vm.reclaimed_now_bytes)),
@@ -66,7 +66,7 @@ fn host(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         format::printable(&host.name, false),
         format::printable(&host.kernel, false),
         format::uptime(snapshot.uptime),
-        host_line::policy(snapshot.policy),
+        snapshot.policy.name(),
         if vms == 1 { "" } else { "s" },
     )?;
     let used = host.mem_total.saturating_sub(host.mem_available);
@@ -124,7 +124,7 @@ fn table(out: &mut String, vms: &[VmSnapshot]) -> std::fmt::Result {
         for (value, width) in row.iter().zip(widths) {
             write!(out, "  {value:>width$}")?;
         }
-        writeln!(out, "  {}", format::printable(&vm_table::status(vm, false).0, false))?;
+        writeln!(out, "  {}", format::printable(&columns::status(vm, false).0, false))?;
     }
     Ok(())
 }

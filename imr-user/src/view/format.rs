@@ -77,6 +77,16 @@ pub fn micros(value: u64) -> String {
     }
 }
 
+/// A time between two samples, as it is written on the command line, such as `500ms` or `2s`.
+#[must_use]
+pub fn delay(value: Duration) -> String {
+    if value.as_millis().is_multiple_of(1000) {
+        format!("{}s", value.as_secs())
+    } else {
+        format!("{}ms", value.as_millis())
+    }
+}
+
 /// How long something has been up, such as `00:12:31` or `3d 04:05:06`.
 #[must_use]
 pub fn uptime(value: Duration) -> String {
@@ -251,6 +261,8 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(micros(value), text);
         }
+        assert_eq!(delay(Duration::from_millis(1500)), "1500ms");
+        assert_eq!(delay(Duration::from_secs(2)), "2s");
         assert_eq!(uptime(Duration::from_secs(751)), "00:12:31");
         assert_eq!(uptime(Duration::from_secs(273_906)), "3d 04:05:06");
         assert_eq!(clock_utc(1_700_000_000_123), "22:13:20");

@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use super::app::App;
 use super::format;
 use super::layout::{Piece, fit};
+use super::tabs::View;
 use super::theme::{Role, Theme};
 use crate::model::snapshot::{EventCounters, HostSnapshot, PolicyName, ProbeState, Snapshot};
 
@@ -18,17 +19,23 @@ pub(crate) fn wanted_rows(snapshot: &Snapshot) -> u16 {
     if failed_probes(&snapshot.host).0 > 0 { 4 } else { 3 }
 }
 
-/// The host lines, at most `rows` of them, each fitted to `columns`.
-pub(crate) fn lines(app: &App, snapshot: &Snapshot, columns: usize, rows: usize) -> Vec<Line<'static>> {
+/// The host lines, at most `rows` of them, each fitted to `columns`. `view` is to be named in the first where no other
+/// line does.
+pub(crate) fn lines(
+    app: &App,
+    snapshot: &Snapshot,
+    view: Option<View>,
+    (columns, rows): (usize, usize),
+) -> Vec<Line<'static>> {
     let theme = app.theme();
     if snapshot.sequence == 0 {
         // Nothing has been read yet, and zeros would look like facts.
-        return vec![title(app, snapshot, columns)];
+        return vec![title(app, snapshot, view, columns)];
     }
     let losses = any_loss(&snapshot.host.counters);
     // Rank of each line when there is no room for all: a loss outranks the memory of the host.
     let mut ranked = vec![
-        (0, title(app, snapshot, columns)),
+        (0, title(app, snapshot, view, columns)),
         (if losses { 3 } else { 1 }, memory(theme, &snapshot.host, columns)),
         (2, events(theme, &snapshot.host.counters, columns)),
     ];
@@ -43,14 +50,6 @@ pub(crate) fn lines(app: &App, snapshot: &Snapshot, columns: usize, rows: usize)
         };
     }
     ranked.into_iter().map(|(_, line)| line).collect()
-}
-
-/// Name of the policy as people know it.
-pub(crate) fn policy(policy: PolicyName) -> &'static str {
-    match policy {
-        PolicyName::Observe => "observe",
-        PolicyName::Immediate => "immediate",
-    }
 }
 
 /// Failed probes, all probes, and what is wrong with the first that failed.
@@ -68,11 +67,15 @@ pub(crate) fn any_loss(counters: &EventCounters) -> bool {
     counters.lost > 0 || counters.undecodable > 0 || counters.table_full > 0
 }
 
-fn title(app: &App, snapshot: &Snapshot, columns: usize) -> Line<'static> {
+fn title(app: &App, snapshot: &Snapshot, view: Option<View>, columns: usize) -> Line<'static> {
     let theme = app.theme();
     let dim = theme.style(Role::Dim);
     let text = |text: &str| format::printable(text, theme.ascii());
     let mut pieces = vec![Piece::new(90, vec![Span::styled("imr-top", theme.style(Role::Title))])];
+    if let Some(view) = view {
+        let name = format!("[{} {}]", view.digit(), view.title());
+        pieces.push(Piece::new(98, vec![Span::styled(name, theme.style(Role::Heading))]));
+    }
     if app.paused() {
         let at = format!(" PAUSED at {} UTC ", format::clock_utc(snapshot.unix_ms));
         pieces.push(Piece::new(100, vec![Span::styled(at, theme.style(Role::Bad))]));
@@ -87,13 +90,15 @@ fn title(app: &App, snapshot: &Snapshot, columns: usize) -> Line<'static> {
         pieces.push(Piece::new(50, vec![Span::raw(format!("Linux {}", text(&snapshot.host.kernel)))]));
         let uptime = format::uptime(snapshot.uptime);
         pieces.push(Piece::new(40, vec![Span::styled("up ", dim), Span::raw(uptime)]));
-        let policy = Span::styled(policy(snapshot.policy), theme.style(role));
+        let policy = Span::styled(snapshot.policy.name(), theme.style(role));
         pieces.push(Piece::new(70, vec![Span::styled("policy ", dim), policy]));
         let vms = match snapshot.vms.len() {
             1 => "1 VM".to_owned(),
             many => format!("{many} VMs"),
         };
         pieces.push(Piece::new(55, vec![Span::raw(vms)]));
+        let delay = Span::raw(format::delay(app.delay()));
+        pieces.push(Piece::new(45, vec![Span::styled("every ", dim), delay]));
     }
     fit(pieces, columns, "  ")
 }

@@ -15,35 +15,38 @@ const DECISIONS_ROWS: u16 = 3;
 /// Rows of free space from which decisions are shown at all.
 const DECISIONS_FROM_ROWS: u16 = 12;
 
-/// The parts of the main screen, top to bottom. A part for which there is no room has no rows.
+/// Rows below which the line of views gives way to content.
+const TABS_FROM_ROWS: u16 = 8;
+
+/// The parts of any screen, top to bottom. A part for which there is no room has no rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MainLayout {
+pub(crate) struct Parts {
     /// Host lines.
     pub(crate) header: Rect,
-    /// VM table with its heading.
-    pub(crate) table: Rect,
-    /// Heatmap and decisions.
-    pub(crate) rest: Rect,
-    /// Key hints.
+    /// The names of the views.
+    pub(crate) tabs: Rect,
+    /// The view.
+    pub(crate) body: Rect,
+    /// Key hints, notices, and what is typed.
     pub(crate) hints: Rect,
 }
 
-/// Cuts up the main screen for a header that wants `header_rows` and a table of `vms` rows.
-pub(crate) fn main(area: Rect, header_rows: u16, vms: usize) -> MainLayout {
-    let (header, body, hints) = frame(area, header_rows);
-    // A long table leaves three fifths of the room to the selected VM; without VMs there is no table.
-    let wanted = u16::try_from(vms).unwrap_or(u16::MAX).saturating_add(1);
-    let most = (body.height * 2 / 5).max(3).min(body.height);
-    let (table, rest) = split(body, if vms == 0 { 0 } else { wanted.min(most) });
-    MainLayout { header, table, rest, hints }
+/// Cuts up the screen for a header that wants `header_rows`.
+pub(crate) fn frame(area: Rect, header_rows: u16) -> Parts {
+    let hint_rows = u16::from(area.height >= HINTS_FROM_ROWS);
+    let (header, below) = split(area, header_rows.max(1).min((area.height / 4).max(1)));
+    let (tabs, below) = split(below, u16::from(area.height >= TABS_FROM_ROWS));
+    let (body, hints) = split(below, below.height.saturating_sub(hint_rows));
+    Parts { header, tabs, body, hints }
 }
 
-/// Header, body and hint line of any screen.
-pub(crate) fn frame(area: Rect, header_rows: u16) -> (Rect, Rect, Rect) {
-    let hint_rows = u16::from(area.height >= HINTS_FROM_ROWS);
-    let (header, below) = split(area, header_rows.min((area.height / 4).max(1)));
-    let (body, hints) = split(below, below.height.saturating_sub(hint_rows));
-    (header, body, hints)
+/// The first view: a table of so many VMs, and the rest; without VMs there is no table.
+pub(crate) fn main(body: Rect, vms: Option<usize>) -> (Rect, Rect) {
+    let Some(vms) = vms else { return split(body, 0) };
+    // A long table leaves three fifths of the room to the selected VM.
+    let wanted = u16::try_from(vms).unwrap_or(u16::MAX).saturating_add(1).max(2);
+    let most = (body.height * 2 / 5).max(3).min(body.height);
+    split(body, wanted.min(most))
 }
 
 /// Rows that the heatmap may take: all but what the decisions need at least.
@@ -199,17 +202,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_tile_the_screen(width in 0u16..250, height in 0u16..100, header in 1u16..6, vms in 0usize..300) {
+        fn parts_tile_the_screen(width in 0u16..250, height in 0u16..100, header in 0u16..6, vms in 0usize..300) {
             let area = Rect::new(0, 0, width, height);
-            let parts = main(area, header, vms);
-            let (heat, decisions) = rest(parts.rest, 9);
-            let all = [parts.header, parts.table, heat, decisions, parts.hints];
+            let parts = frame(area, header);
+            let (table, below) = main(parts.body, Some(vms));
+            let (heat, decisions) = rest(below, 9);
+            let all = [parts.header, parts.tabs, table, heat, decisions, parts.hints];
             prop_assert_eq!(all.iter().map(|part| part.height).sum::<u16>(), height);
             for pair in all.windows(2) {
                 prop_assert_eq!(pair[0].bottom(), pair[1].y);
             }
-            if vms > 0 && height >= 4 {
-                prop_assert!(parts.table.height >= 2);
+            if height >= 4 {
+                prop_assert!(table.height >= 2);
             }
         }
 

@@ -7,7 +7,7 @@ use ratatui::layout::Size;
 
 use super::testing::{THEME, forbidden_vm, lived_in, slot, snapshot, two, vm};
 use super::theme::{Palette, Symbols, Theme};
-use super::{App, batch};
+use super::{App, Settings, batch};
 use crate::model::ids::Pid;
 use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus, Snapshot};
 
@@ -25,7 +25,7 @@ fn screen_with(app: App, snapshot: &Snapshot, columns: u16, rows: u16, keys: &[K
 }
 
 fn screen(snapshot: &Snapshot, columns: u16, rows: u16, keys: &[KeyCode]) -> TestBackend {
-    screen_with(App::new(THEME, Vec::new()), snapshot, columns, rows, keys)
+    screen_with(App::new(Settings::new(THEME), Vec::new()), snapshot, columns, rows, keys)
 }
 
 fn failed_probe() -> ProbeStatus {
@@ -51,7 +51,7 @@ fn no_vms() {
 fn no_vms_with_a_failed_probe_and_a_pid_waited_for() {
     let mut snapshot = snapshot(Vec::new());
     snapshot.host.probes.push(failed_probe());
-    let app = App::new(THEME, vec![Pid::new(4711)]);
+    let app = App::new(Settings::new(THEME), vec![Pid::new(4711)]);
     insta::assert_snapshot!(screen_with(app, &snapshot, 80, 24, &[]));
 }
 
@@ -86,18 +86,92 @@ fn help_200x50() {
 }
 
 #[test]
-fn vm_open_80x24() {
-    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Enter]));
+fn facts_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Char('i')]));
 }
 
 #[test]
-fn vm_open_200x50() {
-    insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Enter]));
+fn facts_200x50() {
+    insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Char('i')]));
 }
 
 #[test]
-fn forbidden_vm_open_80x24() {
-    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Down, KeyCode::Enter]));
+fn facts_of_a_forbidden_vm_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Char('.'), KeyCode::Char('i')]));
+}
+
+/// The rows around the view: the host, the names of the views, the hints.
+fn around(shown: &TestBackend) -> String {
+    let buffer = shown.buffer();
+    let row = |y: u16| -> String { (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect() };
+    let rows = [0, 1, 2, buffer.area.height - 1].map(row);
+    rows.iter().map(|row| row.trim_end()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_view_is_named_at_every_width() {
+    let mut rows = Vec::new();
+    for digit in '2'..='7' {
+        rows.push(around(&screen(&two(), 80, 24, &[KeyCode::Char(digit)])));
+    }
+    for columns in [200, 60, 40, 20] {
+        rows.push(around(&screen(&two(), columns, 24, &[KeyCode::Char('4')])));
+    }
+    insta::assert_snapshot!(rows.join("\n\n"));
+}
+
+#[test]
+fn prompts_have_the_last_line() {
+    let typed = |keys: &[KeyCode], columns: u16, rows: u16| {
+        let shown = screen(&two(), columns, rows, keys);
+        let buffer = shown.buffer();
+        let last: String = (0..columns).map(|x| buffer[(x, rows - 1)].symbol()).collect();
+        last.trim_end().to_owned()
+    };
+    let keys = |text: &str| text.chars().map(KeyCode::Char).collect::<Vec<_>>();
+    let mut lines = Vec::new();
+    for (columns, rows) in [(80, 24), (40, 12), (20, 5)] {
+        for text in ["/alp", "/al(", "o", ".o", "R", ".R", "w"] {
+            lines.push(format!("{columns:>3} {text:<5}|{}", typed(&keys(text), columns, rows)));
+        }
+    }
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn filtered_and_sorted_80x24() {
+    let many = snapshot((1..=30).map(|id| vm(id, &format!("web-{id}"))).collect());
+    let mut keys: Vec<KeyCode> = "/1$".chars().map(KeyCode::Char).collect();
+    keys.extend([KeyCode::Enter, KeyCode::Char('s'), KeyCode::Char('r')]);
+    insta::assert_snapshot!(screen(&many, 80, 24, &keys));
+}
+
+#[test]
+fn a_filter_that_matches_nothing() {
+    let keys: Vec<KeyCode> = "/xyz".chars().map(KeyCode::Char).collect();
+    insta::assert_snapshot!(screen(&two(), 80, 24, &keys));
+}
+
+#[test]
+fn palette_80x24() {
+    insta::assert_snapshot!(screen(&two(), 80, 24, &[KeyCode::Char(':'), KeyCode::Down]));
+}
+
+#[test]
+fn palette_200x50() {
+    let keys: Vec<KeyCode> = ":sort".chars().map(KeyCode::Char).collect();
+    insta::assert_snapshot!(screen(&two(), 200, 50, &keys));
+}
+
+#[test]
+fn palette_40x12() {
+    let keys: Vec<KeyCode> = ":view".chars().map(KeyCode::Char).collect();
+    insta::assert_snapshot!(screen(&two(), 40, 12, &keys));
+}
+
+#[test]
+fn palette_20x5() {
+    insta::assert_snapshot!(screen(&two(), 20, 5, &[KeyCode::Char(':')]));
 }
 
 #[test]
@@ -116,7 +190,7 @@ fn losses_stale_and_observe() {
     snapshot.host.probes.push(failed_probe());
     snapshot.host.swap_used = 1 << 29;
     snapshot.vms[0].guest = GuestStatus::Detached { why: "BYE".to_owned() };
-    let mut app = App::new(THEME, Vec::new());
+    let mut app = App::new(Settings::new(THEME), Vec::new());
     app.set_stale(Some(7));
     insta::assert_snapshot!(screen_with(app, &snapshot, 80, 24, &[]));
 }
@@ -124,7 +198,7 @@ fn losses_stale_and_observe() {
 #[test]
 fn ascii_80x24() {
     let theme = Theme { palette: Palette::Mono, symbols: Symbols::Ascii };
-    let shown = screen_with(App::new(theme, Vec::new()), &two(), 80, 24, &[]);
+    let shown = screen_with(App::new(Settings::new(theme), Vec::new()), &two(), 80, 24, &[]);
     // The borders around a snapshot are not part of the screen; the cells are.
     for cell in shown.buffer().content() {
         assert!(cell.symbol().is_ascii(), "{:?}", cell.symbol());
@@ -194,18 +268,17 @@ fn no_size_and_no_state_panics() {
         snapshot(vec![huge]),
         snapshot((1..=100).map(|id| vm(id, "many")).collect()),
     ];
-    let presses: [&[KeyCode]; 5] = [
-        &[],
-        &[KeyCode::Enter],
-        &[KeyCode::Char('?'), KeyCode::End],
-        &[KeyCode::End, KeyCode::Char(' ')],
-        &[KeyCode::End, KeyCode::Enter, KeyCode::Char(' ')],
-    ];
-    let small = (1..=26u16).flat_map(|columns| (1..=12u16).map(move |rows| (columns, rows)));
+    let text = |text: &str| text.chars().map(KeyCode::Char).collect::<Vec<_>>();
+    let mut presses: Vec<Vec<KeyCode>> = (1..=7).map(|digit| text(&digit.to_string())).collect();
+    presses.extend(["i", "?", ":", ":view", ":nothing", "/a", "/a(", "o", "R", "w", ".2", " 4"].map(text));
+    for last in [KeyCode::End, KeyCode::PageDown] {
+        presses.extend(["", "?", "i", ":", "2", "6"].map(|before| [text(before), vec![last]].concat()));
+    }
+    let small = (1..=26u16).step_by(3).flat_map(|columns| (1..=12u16).map(move |rows| (columns, rows)));
     let large = [(79, 23), (80, 24), (81, 25), (119, 30), (120, 30), (200, 50), (300, 3), (3, 100)];
     for (columns, rows) in small.chain(large) {
         for snapshot in &snapshots {
-            for keys in presses {
+            for keys in &presses {
                 screen(snapshot, columns, rows, keys);
             }
         }
@@ -214,7 +287,7 @@ fn no_size_and_no_state_panics() {
 
 #[test]
 fn a_state_older_than_the_snapshot_does_not_panic() {
-    let mut app = App::new(THEME, Vec::new());
+    let mut app = App::new(Settings::new(THEME), Vec::new());
     app.set_size(Size::new(80, 24));
     app.accept(&two());
     let other = snapshot(vec![vm(9, "other")]);
@@ -228,7 +301,7 @@ fn colours_are_set_only_where_they_are_wanted() {
     for (palette, colourful) in [(Palette::Mono, false), (Palette::Ansi16, true), (Palette::Indexed256, true)]
     {
         let theme = Theme { palette, symbols: Symbols::Unicode };
-        let shown = screen_with(App::new(theme, Vec::new()), &snapshot, 80, 24, &[]);
+        let shown = screen_with(App::new(Settings::new(theme), Vec::new()), &snapshot, 80, 24, &[]);
         let colour = |cell: &ratatui::buffer::Cell| {
             cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset
         };

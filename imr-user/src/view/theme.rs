@@ -46,6 +46,8 @@ pub enum Role {
     Heading,
     /// The selected row.
     Selected,
+    /// The cell under the cursor of a line that is typed.
+    Cursor,
 }
 
 /// Colours and symbols.
@@ -85,6 +87,7 @@ impl Theme {
             (Role::Selected, Palette::Indexed256) => bold.bg(Color::Indexed(24)).fg(Color::Indexed(231)),
             (Role::Selected, Palette::Ansi16) => bold.bg(Color::Blue).fg(Color::White),
             (Role::Selected, Palette::Mono) => bold,
+            (Role::Cursor, _) => plain.add_modifier(Modifier::REVERSED),
         }
     }
 
@@ -118,6 +121,17 @@ impl Theme {
         if self.ascii() { '>' } else { '▶' }
     }
 
+    /// Marks of a column whose values grow from top to bottom, and of one whose values fall.
+    #[must_use]
+    pub fn sorted(self, ascends: bool) -> char {
+        match (self.ascii(), ascends) {
+            (true, true) => '^',
+            (true, false) => 'v',
+            (false, true) => '▲',
+            (false, false) => '▼',
+        }
+    }
+
     /// An arrow to the right.
     #[must_use]
     pub fn arrow(self) -> &'static str {
@@ -145,7 +159,7 @@ mod tests {
     fn mono_sets_no_colour() {
         let theme = Theme { palette: Palette::Mono, symbols: Symbols::Unicode };
         let roles = [Role::Text, Role::Title, Role::Dim, Role::Key, Role::Good, Role::Warn, Role::Bad];
-        for role in roles.into_iter().chain([Role::Heading, Role::Selected]) {
+        for role in roles.into_iter().chain([Role::Heading, Role::Selected, Role::Cursor]) {
             assert_eq!((theme.style(role).fg, theme.style(role).bg), (None, None), "{role:?}");
         }
     }

@@ -1,183 +1,224 @@
 //! The table of VMs: one row a VM, columns that widen with the screen and leave when it is narrow.
 //!
-//! Input: a snapshot, the selection, the size. Output: lines, the heading first.
+//! Input: a snapshot, which VMs in which order, the selection, the size. Output: lines, the heading first; and which
+//! heading is where. Formats only the rows that are visible.
 
 use ratatui::text::{Line, Span};
 
-use super::app::App;
+use super::columns::{self, Column};
 use super::format;
 use super::layout::scroll;
+use super::listing::Listing;
 use super::theme::{Role, Theme};
-use crate::model::snapshot::{GuestStatus, ReclaimStatus, Snapshot, VmSnapshot};
+use crate::model::snapshot::{Snapshot, VmSnapshot};
 
-/// From this width on columns carry their full names.
-const WIDE: usize = 120;
-/// Longest name shown on a wide screen.
+/// Longest name shown.
 const NAME_MOST: usize = 32;
-/// Columns left to the status before others leave.
-const STATUS_LEAST: usize = 13;
+/// Weight of the column that the VMs are sorted by.
+const SORTED_WEIGHT: u8 = 240;
 
-/// A column between the name and the status.
-struct Column {
-    narrow: &'static str,
-    wide: &'static str,
-    /// Columns on a narrow screen; wide ones take the heading's if it is longer.
-    width: usize,
-    /// The lowest leaves first.
-    weight: u8,
-    text: fn(&VmSnapshot) -> String,
-}
-
-const COLUMNS: [Column; 9] = [
-    Column { narrow: "PID", wide: "PID", width: 7, weight: 5, text: |vm| vm.pid.to_string() },
-    Column { narrow: "RAM", wide: "RAM", width: 5, weight: 6, text: |vm| format::bytes_short(vm.ram_bytes) },
-    Column {
-        narrow: "RES",
-        wide: "RESIDENT",
-        width: 5,
-        weight: 9,
-        text: |vm| format::bytes_short(vm.resident_bytes),
-    },
-    Column { narrow: "FREE", wide: "GUEST-FREE", width: 5, weight: 7, text: guest_free },
-    Column {
-        narrow: "RECL",
-        wide: "RECLAIMED",
-        width: 5,
-        weight: 8,
-        text: |vm| format::bytes_short(vm.reclaimed_bytes),
-    },
-    Column {
-        narrow: "",
-        wide: "OUT-NOW",
-        width: 7,
-        weight: 1,
-        text: |vm| format::bytes_short(vm.reclaimed_now_bytes),
-    },
-    Column {
-        narrow: "REFLT",
-        wide: "REFAULTED",
-        width: 5,
-        weight: 4,
-        text: |vm| format::bytes_short(vm.refaulted_bytes),
-    },
-    Column {
-        narrow: "FLT/S",
-        wide: "FAULTS/S",
-        width: 5,
-        weight: 3,
-        text: |vm| format::rate(vm.faults_per_s),
-    },
-    Column { narrow: "P50/P99", wide: "OFFER-DONE P50/P99", width: 11, weight: 2, text: latency },
-];
-
-/// Columns that are shown, with their widths, and what is left for name and status.
-struct Plan {
-    columns: Vec<(&'static Column, usize)>,
-    name: usize,
-    status: usize,
+/// The columns that are shown, from left to right, each after one empty column of the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    columns: Vec<(Column, usize)>,
     wide: bool,
 }
 
-/// The table in at most `rows` lines of `columns`.
-pub(crate) fn lines(app: &App, snapshot: &Snapshot, columns: usize, rows: usize) -> Vec<Line<'static>> {
-    let theme = app.theme();
-    let plan = plan(columns, snapshot.vms.iter().map(|vm| format::width(&vm.name)).max().unwrap_or(0));
-    let mut lines = vec![heading(theme, &plan, columns)];
-    let selected = app.selected_index(snapshot).unwrap_or(0);
+/// The table in at most `rows` lines of `width`.
+pub(crate) fn lines(
+    theme: Theme,
+    plan: &Plan,
+    listing: &Listing,
+    snapshot: &Snapshot,
+    (selected, first): (usize, usize),
+    (width, rows): (usize, usize),
+) -> Vec<Line<'static>> {
+    let mut lines = vec![heading(theme, plan, listing, width)];
     let visible = rows.saturating_sub(1);
-    let first = scroll(app.scroll(), selected, visible, snapshot.vms.len());
-    for (index, vm) in snapshot.vms.iter().enumerate().skip(first).take(visible) {
-        lines.push(row(theme, &plan, vm, index == selected, columns));
+    let first = scroll(first, selected, visible, listing.len());
+    for row in first..(first + visible).min(listing.len()) {
+        if let Some(vm) = listing.vm(snapshot, row) {
+            lines.push(line(theme, plan, vm, row == selected, width));
+        }
     }
     lines
 }
 
-/// What the guest and the guards say of a VM, in a few words.
-pub(crate) fn status(vm: &VmSnapshot, short: bool) -> (String, Role) {
-    let forbidden = match &vm.reclaim {
-        ReclaimStatus::Ready { .. } => None,
-        ReclaimStatus::Forbidden { guard, .. } => Some(guard),
+/// Chooses the columns for this width: with full headings if all have room so, else the weightiest that have.
+pub(crate) fn plan(listing: &Listing, wanted: &[Column], width: usize) -> Plan {
+    let sized = |wide: bool| -> Vec<(Column, usize)> {
+        wanted.iter().map(|column| (*column, needs(*column, listing, wide))).collect()
     };
-    let module = match &vm.guest {
-        GuestStatus::NoModule => "no module",
-        GuestStatus::Attached { .. } => "attached",
-        GuestStatus::Detached { .. } => "detached",
-    };
-    match (forbidden, &vm.guest) {
-        (Some(guard), _) if short => (format!("!{guard}"), Role::Warn),
-        (Some(guard), _) => (format!("{module}, forbidden: {guard}"), Role::Warn),
-        (None, GuestStatus::NoModule) => (module.to_owned(), Role::Dim),
-        (None, GuestStatus::Attached { .. }) => (module.to_owned(), Role::Good),
-        (None, GuestStatus::Detached { why }) if !short => (format!("{module}: {why}"), Role::Warn),
-        (None, GuestStatus::Detached { .. }) => (module.to_owned(), Role::Warn),
-    }
-}
-
-/// What the guest's own statistics call free; `-` where nobody in the guest tells.
-pub(crate) fn guest_free(vm: &VmSnapshot) -> String {
-    match vm.guest {
-        GuestStatus::Attached { .. } => format::bytes_short(vm.guest_free_bytes),
-        GuestStatus::NoModule | GuestStatus::Detached { .. } => "-".to_owned(),
-    }
-}
-
-fn latency(vm: &VmSnapshot) -> String {
-    match vm.latency.total.count {
-        0 => "-".to_owned(),
-        _ => {
-            format!("{}/{}", format::micros(vm.latency.total.p50_us), format::micros(vm.latency.total.p99_us))
+    let taken = |columns: &[(Column, usize)]| columns.iter().map(|(_, width)| width + 1).sum::<usize>();
+    let name_wants = listing.longest_name().min(NAME_MOST).saturating_sub(Column::Name.entry().width);
+    let all = sized(true);
+    let wide = taken(&all) + name_wants <= width;
+    let mut columns = if wide { all } else { weightiest(sized(false), listing, width) };
+    // What is left: to the name what it can use, then to the status.
+    let mut left = width.saturating_sub(taken(&columns));
+    for flexible in [Column::Name, Column::Status] {
+        if let Some((column, width)) = columns.iter_mut().find(|(column, _)| *column == flexible) {
+            let more = if *column == Column::Name { name_wants.min(left) } else { left };
+            *width += more;
+            left -= more;
         }
     }
+    Plan { columns, wide }
 }
 
-fn plan(columns: usize, longest_name: usize) -> Plan {
-    let wide = columns >= WIDE;
-    let mut shown: Vec<(&'static Column, usize)> = COLUMNS
-        .iter()
-        .filter(|column| wide || !column.narrow.is_empty())
-        .map(|column| (column, if wide { column.width.max(column.wide.len()) } else { column.width }))
-        .collect();
-    let taken = |shown: &[(&Column, usize)]| shown.iter().map(|(_, width)| width + 1).sum::<usize>();
-    // Mark, name, gap, then the columns with a gap each, then the status.
-    let name_least = 9;
-    while !shown.is_empty() && 1 + name_least + taken(&shown) + 1 + STATUS_LEAST > columns {
-        let lightest = shown.iter().map(|(column, _)| column.weight).min().unwrap_or(0);
-        shown.retain(|(column, _)| column.weight != lightest);
+impl Plan {
+    /// The column whose heading is at this column of the screen.
+    pub(crate) fn at(&self, column: usize) -> Option<Column> {
+        let mut end = 0;
+        self.columns
+            .iter()
+            .find(|(_, width)| {
+                end += width + 1;
+                column < end
+            })
+            .map(|(column, _)| *column)
     }
-    let left = columns.saturating_sub(2 + taken(&shown));
-    let name =
-        longest_name.clamp(name_least, NAME_MOST).min(left.saturating_sub(STATUS_LEAST).max(name_least));
-    Plan { columns: shown, name, status: left.saturating_sub(name), wide }
 }
 
-fn heading(theme: Theme, plan: &Plan, columns: usize) -> Line<'static> {
-    let mut text = format!(" {}", format::left("NAME", plan.name, theme.ellipsis()));
+fn weightiest(columns: Vec<(Column, usize)>, listing: &Listing, width: usize) -> Vec<(Column, usize)> {
+    let weight = |column: Column| match listing.sort() {
+        Some(sort) if sort == column => column.entry().weight.max(SORTED_WEIGHT),
+        _ => column.entry().weight,
+    };
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(weight(columns[*index].0)));
+    let mut left = width;
+    let mut shown = vec![false; columns.len()];
+    for (rank, index) in order.into_iter().enumerate() {
+        let needs = columns[index].1 + 1;
+        // The first is shown even where it has to be cut.
+        if rank == 0 || needs <= left {
+            shown[index] = true;
+            left = left.saturating_sub(needs);
+        }
+    }
+    columns.into_iter().zip(shown).filter_map(|(column, shown)| shown.then_some(column)).collect()
+}
+
+fn needs(column: Column, listing: &Listing, wide: bool) -> usize {
+    let entry = column.entry();
+    let heading = if wide { entry.wide } else { entry.narrow };
+    entry.width.max(heading.len() + usize::from(listing.sort() == Some(column)))
+}
+
+fn heading(theme: Theme, plan: &Plan, listing: &Listing, width: usize) -> Line<'static> {
+    let mut text = String::new();
     for (column, width) in &plan.columns {
-        let label = if plan.wide { column.wide } else { column.narrow };
+        let entry = column.entry();
+        let mut label = if plan.wide { entry.wide } else { entry.narrow }.to_owned();
+        if listing.sort() == Some(*column) {
+            label.push(theme.sorted(listing.ascends()));
+        }
         text.push(' ');
-        text.push_str(&format::right(label, *width, theme.ellipsis()));
+        text.push_str(&cell(theme, *column, &label, *width));
     }
-    text.push_str(" STATUS");
-    let text = format::left(&text, columns, ' ');
-    Line::from(Span::styled(text, theme.style(Role::Heading)))
+    Line::from(Span::styled(format::left(&text, width, ' '), theme.style(Role::Heading)))
 }
 
-fn row(theme: Theme, plan: &Plan, vm: &VmSnapshot, selected: bool, columns: usize) -> Line<'static> {
+fn line(theme: Theme, plan: &Plan, vm: &VmSnapshot, selected: bool, width: usize) -> Line<'static> {
     let base = theme.style(if selected { Role::Selected } else { Role::Text });
-    let cut = theme.ellipsis();
-    let mark = if selected { theme.mark() } else { ' ' };
-    let name = format::printable(&vm.name, theme.ascii());
-    let mut text = format!("{mark}{}", format::left(&name, plan.name, cut));
-    for (column, width) in &plan.columns {
-        text.push(' ');
-        text.push_str(&format::right(&(column.text)(vm), *width, cut));
+    let mut text = String::new();
+    let mut spans = Vec::new();
+    for (index, (column, width)) in plan.columns.iter().enumerate() {
+        text.push(if index == 0 && selected { theme.mark() } else { ' ' });
+        let value = match column {
+            // In full where that has room.
+            Column::Status => {
+                let long = printed(theme, *column, vm, true);
+                if format::width(&long) <= *width { long } else { printed(theme, *column, vm, false) }
+            }
+            column => printed(theme, *column, vm, plan.wide),
+        };
+        let value = cell(theme, *column, &value, *width);
+        if *column == Column::Status && !selected {
+            spans.push(Span::styled(std::mem::take(&mut text), base));
+            spans.push(Span::styled(value, theme.style(columns::status(vm, true).1)));
+        } else {
+            text.push_str(&value);
+        }
     }
-    text.push(' ');
-    let (status, role) = status(vm, !plan.wide);
-    let status = format::left(&format::printable(&status, theme.ascii()), plan.status, cut);
-    let style = if selected { base } else { theme.style(role) };
-    let mut spans = vec![Span::styled(text, base), Span::styled(status, style)];
+    spans.push(Span::styled(text, base));
     let taken: usize = spans.iter().map(Span::width).sum();
-    spans.push(Span::styled(" ".repeat(columns.saturating_sub(taken)), base));
+    spans.push(Span::styled(" ".repeat(width.saturating_sub(taken)), base));
     Line::from(spans)
+}
+
+fn printed(theme: Theme, column: Column, vm: &VmSnapshot, wide: bool) -> String {
+    format::printable(&column.text(vm, wide), theme.ascii())
+}
+
+fn cell(theme: Theme, column: Column, text: &str, width: usize) -> String {
+    if column.is_text() {
+        format::left(text, width, theme.ellipsis())
+    } else {
+        format::right(text, width, theme.ellipsis())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::columns::COLUMNS;
+    use crate::view::testing::{THEME, two};
+
+    fn listing(sort: Option<Column>) -> Listing {
+        let mut listing = Listing::new(sort, false);
+        listing.arrange(&two());
+        listing
+    }
+
+    fn shown(columns: &[Column], sort: Option<Column>, width: usize) -> Vec<&'static str> {
+        let plan = plan(&listing(sort), columns, width);
+        plan.columns.iter().map(|(column, _)| column.entry().name).collect()
+    }
+
+    #[test]
+    fn the_lightest_columns_leave_first() {
+        let all = Column::DEFAULT;
+        assert_eq!(shown(&all, None, 200).len(), all.len());
+        assert_eq!(
+            shown(&all, None, 80),
+            ["name", "pid", "ram", "res", "gfree", "freeheld", "recl", "reflt", "mode", "status"]
+        );
+        assert_eq!(shown(&all, None, 40), ["name", "res", "freeheld", "status"]);
+        assert_eq!(shown(&all, None, 20), ["name", "res"]);
+        assert_eq!(shown(&all, None, 1), ["name"]);
+    }
+
+    #[test]
+    fn the_column_sorted_by_stays_and_keeps_its_mark() {
+        let all = Column::DEFAULT;
+        assert!(shown(&all, Some(Column::Out), 40).contains(&"out"));
+        let listing = listing(Some(Column::Reflt));
+        let plan = plan(&listing, &all, 80);
+        let heading = heading(THEME, &plan, &listing, 80).to_string();
+        assert!(heading.contains(" REFLT▼"), "{heading}");
+    }
+
+    #[test]
+    fn every_line_is_as_wide_as_the_screen_and_headings_are_where_clicks_look() {
+        let every: Vec<Column> = COLUMNS.iter().map(|entry| entry.column).collect();
+        let only = [Column::Latency];
+        for columns in [&Column::DEFAULT[..], &every, &only, &[]] {
+            for width in 0..300 {
+                let listing = listing(None);
+                let plan = plan(&listing, columns, width);
+                let lines = lines(THEME, &plan, &listing, &two(), (0, 0), (width, 9));
+                for line in &lines {
+                    assert!(line.width() >= width, "{width}: {line}");
+                }
+                let heading = lines[0].to_string();
+                for (at, _) in heading.char_indices().filter(|(_, c)| c.is_ascii_uppercase()).take(60) {
+                    let column = plan.at(at).unwrap();
+                    let label = if plan.wide { column.entry().wide } else { column.entry().narrow };
+                    assert!(label.contains(&heading[at..=at]), "{width}: {heading}");
+                }
+            }
+        }
+    }
 }

@@ -1,29 +1,32 @@
 //! From snapshots to the terminal or to standard output, until somebody or something says stop.
 //!
-//! Input: a configuration and the pipeline's snapshots. Output: the reason why it ended. Draws only when something
-//! changed; the terminal is given back before this returns. Starts and stops no pipeline.
+//! Input: a configuration and the pipeline's ends. Output: the reason why it ended. The terminal is given back before
+//! this returns. Starts and stops no pipeline.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use crossterm::event::{self, Event};
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
-use super::{Output, TopConfig};
-use crate::cli::terminal::Screen;
-use crate::model::snapshot::Snapshot;
-use crate::view::theme::Palette;
-use crate::view::{App, Intent, batch};
+use super::{Output, TopConfig, screen};
+use crate::model::snapshot::{BlockDetail, Snapshot};
+use crate::pipeline::command::Command;
+use crate::view::batch;
 
-/// Terminal events under way between the thread that reads them and the loop.
-const EVENTS: usize = 256;
-/// Without a sample for so long, and for three delays, the screen says so.
-const STALE_LEAST: Duration = Duration::from_secs(3);
+/// The pipeline's ends: what it tells, and what it may be asked.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    /// The newest snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The newest answer to [`Command::Inspect`].
+    pub details: watch::Receiver<Option<Arc<BlockDetail>>>,
+    /// Wishes.
+    pub commands: mpsc::UnboundedSender<Command>,
+}
 
 /// Why [`run_top`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +57,13 @@ impl Exit {
 ///
 /// # Errors
 /// The terminal cannot be used or went away, or standard output cannot be written.
-pub fn run_top(config: &TopConfig, snapshots: watch::Receiver<Arc<Snapshot>>) -> anyhow::Result<Exit> {
+pub fn run_top(config: &TopConfig, feed: Feed) -> anyhow::Result<Exit> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
     let exit = runtime.block_on(async {
         match config.output {
-            Output::Screen => on_screen(config, snapshots).await,
-            Output::Text | Output::Json => as_lines(config, snapshots).await,
+            Output::Screen => screen::show(config, feed).await,
+            Output::Text | Output::Json => as_lines(config, feed.snapshots).await,
         }
     });
     // A write to a reader that has stopped reading would otherwise hold up the end for ever.
@@ -69,12 +72,12 @@ pub fn run_top(config: &TopConfig, snapshots: watch::Receiver<Arc<Snapshot>>) ->
 }
 
 /// The signals that end the program.
-struct Ends {
+pub(super) struct Ends {
     all: [(u8, Signal); 4],
 }
 
 impl Ends {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let listen = |number: Number| -> anyhow::Result<(u8, Signal)> {
             let raw = number.as_raw();
             let stream =
@@ -86,7 +89,7 @@ impl Ends {
         })
     }
 
-    async fn next(&mut self) -> u8 {
+    pub(super) async fn next(&mut self) -> u8 {
         let [a, b, c, d] = &mut self.all;
         tokio::select! {
             _ = a.1.recv() => a.0,
@@ -99,7 +102,7 @@ impl Ends {
 
 /// Whether `new` is the next sample after `shown`. Measured by the snapshots' own time, with a tenth of the delay
 /// for a pipeline that publishes a little early.
-fn due(shown: Option<&Snapshot>, new: &Snapshot, delay: Duration) -> bool {
+pub(super) fn due(shown: Option<&Snapshot>, new: &Snapshot, delay: Duration) -> bool {
     new.sequence > 0
         && shown.is_none_or(|shown| {
             shown.sequence == 0
@@ -151,131 +154,6 @@ async fn as_lines(config: &TopConfig, mut snapshots: watch::Receiver<Arc<Snapsho
             number = ends.next() => return Ok(Exit::Signal(number)),
         }
     }
-}
-
-/// Reads terminal events in a thread of its own. It is never joined: nothing but another event ends a read.
-fn read_events() -> anyhow::Result<mpsc::Receiver<io::Result<Event>>> {
-    let (sender, events) = mpsc::channel(EVENTS);
-    std::thread::Builder::new()
-        .name("imr-keys".into())
-        .spawn(move || {
-            loop {
-                let read = event::read();
-                let over = read.is_err();
-                if sender.blocking_send(read).is_err() || over {
-                    break;
-                }
-            }
-        })
-        .context("cannot start the thread that reads keys")?;
-    Ok(events)
-}
-
-/// The snapshots of a screen: the newest there is, and the one that is shown.
-struct Shown {
-    shown: Arc<Snapshot>,
-    newest: Arc<Snapshot>,
-    arrived: Instant,
-    samples: u64,
-}
-
-async fn on_screen(
-    config: &TopConfig,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-) -> anyhow::Result<Exit> {
-    let mut ends = Ends::new()?;
-    let mut stop = signal(SignalKind::from_raw(Number::TSTP.as_raw())).context("handler of SIGTSTP")?;
-    let mut proceed = signal(SignalKind::from_raw(Number::CONT.as_raw())).context("handler of SIGCONT")?;
-    let mut tick = tokio::time::interval(config.delay.max(Duration::from_secs(1)));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-
-    let mut app = App::new(config.theme, config.pids.clone());
-    let first = snapshots.borrow_and_update().clone();
-    let mut state = Shown { samples: 0, arrived: Instant::now(), newest: first.clone(), shown: first };
-    state.samples += u64::from(state.shown.sequence > 0);
-    let mut screen =
-        Screen::enter(config.theme.palette != Palette::Mono).context("cannot take the terminal over")?;
-    let mut events = read_events()?;
-    app.accept(&state.shown);
-    let mut drawn: Option<(App, Arc<Snapshot>)> = None;
-    loop {
-        app.set_size(screen.size().context("cannot read the terminal's size")?);
-        let current =
-            drawn.as_ref().is_some_and(|(was, shown)| *was == app && Arc::ptr_eq(shown, &state.shown));
-        if !current {
-            screen.draw(|frame| app.render(frame, &state.shown)).context("cannot write to the terminal")?;
-            drawn = Some((app.clone(), state.shown.clone()));
-        }
-        tokio::select! {
-            // Keys before samples: they are what somebody waits for.
-            biased;
-            number = ends.next() => return Ok(Exit::Signal(number)),
-            event = events.recv() => {
-                let event = event.context("the thread that reads keys has ended")?.context("cannot read keys")?;
-                let was_paused = app.paused();
-                match app.handle(&event, &state.shown) {
-                    None => {}
-                    Some(Intent::Quit) => return Ok(Exit::Quit),
-                    Some(Intent::Suspend) => suspend(&mut screen, &mut state, &mut drawn)?,
-                    Some(Intent::Repaint) => repaint(&mut screen, &mut drawn)?,
-                }
-                if was_paused && !app.paused() && !Arc::ptr_eq(&state.shown, &state.newest) {
-                    state.show_newest(&mut app);
-                }
-            }
-            _ = stop.recv() => suspend(&mut screen, &mut state, &mut drawn)?,
-            _ = proceed.recv() => {
-                state.arrived = Instant::now();
-                repaint(&mut screen, &mut drawn)?;
-            }
-            changed = snapshots.changed() => {
-                if changed.is_err() {
-                    return Ok(Exit::PipelineGone);
-                }
-                state.newest = snapshots.borrow_and_update().clone();
-                state.arrived = Instant::now();
-                app.set_stale(None);
-                if !app.paused() && due(Some(&state.shown), &state.newest, config.delay) {
-                    // The last sample asked for stays on the screen for its time.
-                    if config.iterations.is_some_and(|most| state.samples >= most.get()) {
-                        return Ok(Exit::Finished);
-                    }
-                    state.show_newest(&mut app);
-                }
-            }
-            _ = tick.tick() => {
-                let quiet = state.arrived.elapsed();
-                let stale = quiet > STALE_LEAST.max(config.delay * 3) && state.newest.sequence > 0;
-                app.set_stale(stale.then_some(quiet.as_secs()));
-            }
-        }
-    }
-}
-
-impl Shown {
-    fn show_newest(&mut self, app: &mut App) {
-        self.shown = self.newest.clone();
-        self.samples += 1;
-        app.accept(&self.shown);
-    }
-}
-
-fn suspend(
-    screen: &mut Screen,
-    state: &mut Shown,
-    drawn: &mut Option<(App, Arc<Snapshot>)>,
-) -> anyhow::Result<()> {
-    screen.suspend().context("cannot take the terminal over again")?;
-    // No sample could come while everything stood still.
-    state.arrived = Instant::now();
-    *drawn = None;
-    Ok(())
-}
-
-fn repaint(screen: &mut Screen, drawn: &mut Option<(App, Arc<Snapshot>)>) -> anyhow::Result<()> {
-    screen.repaint().context("cannot take the terminal over again")?;
-    *drawn = None;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ fn defaults() {
     assert_eq!(config.delay, Duration::from_secs(1));
     assert_eq!((config.iterations, config.output), (None, Output::Screen));
     assert!(!config.observe && !config.debug_bpf && config.pids.is_empty());
-    assert_eq!(config.theme, Theme { palette: Palette::Indexed256, symbols: Symbols::Unicode });
+    assert_eq!(config.settings.theme, Theme { palette: Palette::Indexed256, symbols: Symbols::Unicode });
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn batch_needs_no_terminal() {
 fn colours_follow_the_terminal_unless_told_otherwise() {
     let palette = |arguments: &str, term: &str, no_color: bool| {
         let environment = Environment { term: term.to_owned(), no_color, ..terminal() };
-        config(arguments, &environment).unwrap().theme.palette
+        config(arguments, &environment).unwrap().settings.theme.palette
     };
     assert_eq!(palette("", "tmux-256color", false), Palette::Indexed256);
     assert_eq!(palette("", "tmux-256color", true), Palette::Mono);
@@ -96,6 +96,6 @@ fn characters_follow_the_locale() {
         ("en_US.ISO-8859-1", Symbols::Ascii),
     ] {
         let environment = Environment { locale: locale.to_owned(), ..terminal() };
-        assert_eq!(config("", &environment).unwrap().theme.symbols, symbols, "{locale}");
+        assert_eq!(config("", &environment).unwrap().settings.theme.symbols, symbols, "{locale}");
     }
 }
