@@ -65,9 +65,12 @@ fn guest(number: u64) -> VmModel {
 }
 
 /// Publishes a snapshot each second, for ever.
-pub(crate) fn publish(tables: Tables, first: Arc<Snapshot>) -> watch::Receiver<Arc<Snapshot>> {
+pub(crate) fn publish(
+    mut vms: Vec<VmModel>,
+    tables: Tables,
+    first: Arc<Snapshot>,
+) -> watch::Receiver<Arc<Snapshot>> {
     let (sender, receiver) = watch::channel(first);
-    let mut vms = guests();
     thread::spawn(move || {
         let started = Instant::now();
         let mut due = started;

@@ -7,11 +7,9 @@
 mod blocks;
 mod colour;
 mod keys;
-mod pty;
 mod script;
 mod session;
 mod svg;
-mod terminal;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +20,8 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::{Failure, failed};
-use script::{Line, Size, Step};
+use imr_tests::terminal::Size;
+use script::{Line, Step};
 use session::{Session, Settings};
 
 const HELP: &str = "\

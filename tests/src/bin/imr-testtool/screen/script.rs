@@ -4,32 +4,11 @@
 //! Must not run anything: a script with an error at its end does nothing at all.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
+use imr_tests::terminal::{LONGEST_SIDE, Size};
+
 use super::keys::Key;
-
-/// A terminal's size. The longest side keeps a capture at a size that can be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
-    /// 1 to 1000.
-    pub(crate) columns: u16,
-    /// 1 to 1000.
-    pub(crate) rows: u16,
-}
-
-const LONGEST_SIDE: u16 = 1000;
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let side = |side: &str| side.parse().ok().filter(|side| (1..=LONGEST_SIDE).contains(side));
-        let sides = text.split_once('x').and_then(|(columns, rows)| Some((side(columns)?, side(rows)?)));
-        let (columns, rows) = sides.ok_or_else(|| format!("{text:?} is not a size such as 80x24"))?;
-        Ok(Self { columns, rows })
-    }
-}
 
 /// What to do with the mouse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

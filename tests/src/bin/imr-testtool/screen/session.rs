@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::keys::Key;
-use super::pty::{Pty, Ready};
-use super::script::{Mouse, Size, Step};
+use super::script::{Mouse, Step};
 use super::svg;
-use super::terminal::Terminal;
+use imr_tests::pty::{Pty, Ready};
+use imr_tests::terminal::Size;
+use imr_tests::terminal::Terminal;
 
 /// Silence that counts as the end of a burst of output.
 const SETTLE_QUIET: Duration = Duration::from_millis(300);

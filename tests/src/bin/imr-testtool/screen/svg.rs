@@ -236,9 +236,9 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::script::Size;
-    use super::super::terminal::Terminal;
     use super::*;
+    use imr_tests::terminal::Size;
+    use imr_tests::terminal::Terminal;
 
     /// What `output` looks like on a small screen, without the cursor.
     fn drawn(output: &str) -> Vec<String> {

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::script::Size;
 use super::session::Settings;
 use super::{drive, failed_name, script};
 use crate::Failure;
+use imr_tests::terminal::Size;
 
 /// A folder for one test's captures, gone afterwards.
 struct Out(PathBuf);

@@ -5,16 +5,38 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 
 use vt100::{Callbacks, MouseProtocolEncoding, MouseProtocolMode, Parser, Screen};
 
-use super::script::Size;
+/// A terminal's size. The longest side keeps a capture at a size that can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// 1 to 1000.
+    pub columns: u16,
+    /// 1 to 1000.
+    pub rows: u16,
+}
+
+/// The longest side of a [`Size`].
+pub const LONGEST_SIDE: u16 = 1000;
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let side = |side: &str| side.parse().ok().filter(|side| (1..=LONGEST_SIDE).contains(side));
+        let sides = text.split_once('x').and_then(|(columns, rows)| Some((side(columns)?, side(rows)?)));
+        let (columns, rows) = sides.ok_or_else(|| format!("{text:?} is not a size such as 80x24"))?;
+        Ok(Self { columns, rows })
+    }
+}
 
 /// Kinds of unknown sequences that are remembered.
 const UNKNOWN_KINDS: usize = 32;
 
 /// A screen.
-pub(crate) struct Terminal {
+pub struct Terminal {
     parser: Parser<Listener>,
 }
 
@@ -26,54 +48,54 @@ struct Listener {
 
 impl Terminal {
     /// An empty screen.
-    pub(crate) fn new(size: Size) -> Self {
+    pub fn new(size: Size) -> Self {
         let (rows, columns) = sides(size);
         Self { parser: Parser::new_with_callbacks(rows, columns, 0, Listener::default()) }
     }
 
     /// Takes in output, and returns what the terminal answers to it.
-    pub(crate) fn process(&mut self, output: &[u8]) -> Vec<u8> {
+    pub fn process(&mut self, output: &[u8]) -> Vec<u8> {
         self.parser.process(output);
         std::mem::take(&mut self.parser.callbacks_mut().answers)
     }
 
     /// Takes another size.
-    pub(crate) fn resize(&mut self, size: Size) {
+    pub fn resize(&mut self, size: Size) {
         let (rows, columns) = sides(size);
         self.parser.set_size(rows, columns);
     }
 
     /// The cells and modes.
-    pub(crate) fn screen(&self) -> &Screen {
+    pub fn screen(&self) -> &Screen {
         self.parser.screen()
     }
 
     /// Its size.
-    pub(crate) fn size(&self) -> Size {
+    pub fn size(&self) -> Size {
         let (rows, columns) = self.screen().size();
         Size { columns: columns.get(), rows: rows.get() }
     }
 
     /// The text of each row, without blanks at its end.
-    pub(crate) fn rows(&self) -> Vec<String> {
+    pub fn rows(&self) -> Vec<String> {
         let rows = self.screen().rows(0, self.size().columns);
         rows.map(|row| row.trim_end().to_owned()).collect()
     }
 
     /// Whether one row holds `text`; a row ends in blanks.
-    pub(crate) fn contains(&self, text: &str) -> bool {
+    pub fn contains(&self, text: &str) -> bool {
         let width = usize::from(self.size().columns);
         self.rows().iter().any(|row| format!("{row:width$}").contains(text))
     }
 
     /// Whether the program asked for reports of the mouse in the form that `session` writes.
-    pub(crate) fn wants_mouse(&self) -> bool {
+    pub fn wants_mouse(&self) -> bool {
         self.screen().mouse_protocol_mode() != MouseProtocolMode::None
             && self.screen().mouse_protocol_encoding() == MouseProtocolEncoding::Sgr
     }
 
     /// Sequences that it did not understand, each with its count.
-    pub(crate) fn unknown(&self) -> &BTreeMap<String, u32> {
+    pub fn unknown(&self) -> &BTreeMap<String, u32> {
         &self.parser.callbacks().unknown
     }
 }

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::script::Size;
+use crate::terminal::Size;
 
 /// How long the program may take to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const CHUNK: usize = 16 * 1024;
 
 /// A running program and our side of its terminal.
 #[derive(Debug)]
-pub(crate) struct Pty {
+pub struct Pty {
     terminal: OwnedFd,
     child: Child,
     pid: Pid,
@@ -38,7 +38,7 @@ pub(crate) struct Pty {
 
 /// What there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ready {
+pub enum Ready {
     /// Output to read, room to write, or an end to take note of.
     Yes,
     /// The time was over first.
@@ -47,11 +47,7 @@ pub(crate) enum Ready {
 
 impl Pty {
     /// Starts `command` as the leader of a session with the terminal as its controlling one.
-    pub(crate) fn start(
-        command: &[String],
-        environment: &[(String, String)],
-        size: Size,
-    ) -> io::Result<Self> {
+    pub fn start(command: &[String], environment: &[(String, String)], size: Size) -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let terminal = rustix::pty::openpt(flags)?;
         rustix::pty::unlockpt(&terminal)?;
@@ -87,8 +83,14 @@ impl Pty {
         Ok(Self { terminal, child, pid, end, status: None, closed: false })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until there is output or the program has ended, or, with `to_write`, until there is room to write.
-    pub(crate) fn wait(&self, until: Instant, to_write: bool) -> io::Result<Ready> {
+    pub fn wait(&self, until: Instant, to_write: bool) -> io::Result<Ready> {
         let events = if to_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let mut descriptors = Vec::with_capacity(2);
         if !self.closed {
@@ -110,7 +112,7 @@ impl Pty {
     }
 
     /// Reads what is there, as far as a chunk goes, and takes note of an end.
-    pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
+    pub fn read(&mut self) -> io::Result<Vec<u8>> {
         if self.status.is_none()
             && let Some(status) = self.child.try_wait()?
         {
@@ -133,7 +135,7 @@ impl Pty {
     }
 
     /// Writes as much of `bytes` as there is room for, and returns how much that was.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::io::write(&self.terminal, bytes) {
             Ok(length) => Ok(length),
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -142,12 +144,12 @@ impl Pty {
     }
 
     /// Gives the terminal another size; the kernel sends SIGWINCH to the program in its foreground.
-    pub(crate) fn resize(&self, size: Size) -> io::Result<()> {
+    pub fn resize(&self, size: Size) -> io::Result<()> {
         Ok(tcsetwinsize(&self.terminal, winsize(size))?)
     }
 
     /// Whether the program has input that it has not read.
-    pub(crate) fn unread(&self) -> io::Result<bool> {
+    pub fn unread(&self) -> io::Result<bool> {
         // Seen from the program's side; unlike FIONREAD, poll there first moves on what we wrote (n_tty_poll,
         // tty_buffer_flush_work).
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -157,12 +159,12 @@ impl Pty {
     }
 
     /// How it ended, as a shell says it: 128 + N for signal N. `None` while it runs (as far as `read` knows).
-    pub(crate) fn status(&self) -> Option<i32> {
+    pub fn status(&self) -> Option<i32> {
         self.status
     }
 
     /// Whether no more output can come.
-    pub(crate) fn closed(&self) -> bool {
+    pub fn closed(&self) -> bool {
         self.closed
     }
 
