@@ -39,7 +39,8 @@ pub struct BlockRecord {
     /// [`last_map`]. Zero: none.
     pub last_map: u64,
     /// CLOCK_MONOTONIC >> [`COARSE_SHIFT`] when an idleness scan of the host last found a frame of the block accessed.
-    /// Zero: never. Only KVM's TDP MMU shows that; with shadow page tables it stays zero.
+    /// Zero: never. Only KVM's TDP MMU shows that; with shadow page tables it stays zero, scans or not, and that a block
+    /// is idle shows by `last_map` only.
     pub last_young: u32,
     /// CLOCK_MONOTONIC >> [`COARSE_SHIFT`] when an idleness scan last covered a frame of the block. Zero: never.
     pub last_age: u32,
