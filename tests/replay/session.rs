@@ -3,12 +3,16 @@
 //! In: JSON lines, each with a `step`. Out: the number of expectations that held, or the first that did not.
 //!
 //! Steps: `vm` (a VM is registered), `slots` (its layout), `event` (a raw ring-buffer event), `offer` and
-//! `reclaimed` (a claimed offer and its outcome), `table` (what the shared table says), `baseline`, `faults`,
-//! `expect` (a field of the picture has a value).
+//! `reclaimed` (a claimed offer and its outcome), `table` (what the shared table says from now on), `baseline_begin`
+//! and `baseline_end` (a reading of the VMM's page tables), `faults`, `expect` (a field of the picture has a value).
+
+use std::collections::BTreeMap;
 
 use imr_common::host_abi::Event;
 use imr_user::correlate::{Correlator, Observation};
+use imr_user::model::block::Residency;
 use imr_user::model::ids::{Gfn, Hva, Pid, VmId};
+use imr_user::model::snapshot::PolicyName;
 use imr_user::model::vm::{BlockReading, SlotDescription, VmModel};
 use serde_json::{Value, json};
 
@@ -17,6 +21,7 @@ use serde_json::{Value, json};
 pub(crate) struct Session {
     correlator: Correlator,
     vms: Vec<VmModel>,
+    tables: BTreeMap<VmId, Vec<BlockReading>>,
     observations: Vec<String>,
 }
 
@@ -61,7 +66,8 @@ impl Session {
             "event" => self.event(step)?,
             "offer" => {
                 let (base, npages, now) = range(step)?;
-                self.vm(step)?.offered(base, npages, now);
+                let table = self.table(step)?;
+                self.vm(step)?.offered(base, npages, now, |(_, block)| read(&table, block));
             }
             "reclaimed" => {
                 let (base, npages, now) = range(step)?;
@@ -69,20 +75,22 @@ impl Session {
             }
             "table" => {
                 let readings = list(step, "blocks")?.iter().map(reading).collect::<Result<Vec<_>, _>>()?;
-                let nothing = BlockReading::default();
-                self.vm(step)?.refresh(|slot, block| match slot {
-                    0 => readings.get(block).copied().unwrap_or(nothing),
-                    _ => nothing,
-                });
+                let now = step["at_ns"].as_u64().unwrap_or_default();
+                let vm = self.vm(step)?;
+                for (block, reading) in readings.iter().enumerate() {
+                    vm.look((0, block), *reading, now);
+                }
+                self.tables.insert(VmId::new(small(step, "id")?), readings);
             }
-            "baseline" => {
-                let frames = list(step, "frames")?
-                    .iter()
-                    .map(|value| value.as_u64().and_then(|frames| u16::try_from(frames).ok()))
-                    .collect::<Option<Vec<u16>>>()
-                    .ok_or("frames are numbers")?;
-                let taken = number(step, "at_ns")?;
-                self.vm(step)?.baseline(0, 0, &frames, taken);
+            "baseline_begin" => {
+                let blocks = usize::try_from(number(step, "blocks")?).map_err(|_| "too many blocks")?;
+                self.vm(step)?.begin_baseline(0, 0, blocks);
+            }
+            "baseline_end" => {
+                let truth = list(step, "blocks")?.iter().map(residency).collect::<Result<Vec<_>, _>>()?;
+                let now = number(step, "at_ns")?;
+                let table = self.table(step)?;
+                self.vm(step)?.end_baseline(0, &truth, now, |block| read(&table, block), |_| ());
             }
             "faults" => {
                 let (total, now) = (number(step, "total")?, number(step, "at_ns")?);
@@ -100,13 +108,18 @@ impl Session {
     fn add_vm(&mut self, step: &Value) -> Result<(), String> {
         let id = VmId::new(small(step, "id")?);
         self.correlator.register(small(step, "index")?, number(step, "kvm")?, id);
-        self.vms.push(VmModel::new(id, Pid::new(small(step, "pid")?), text(step, "name")?));
+        let pid = Pid::new(small(step, "pid")?);
+        self.vms.push(VmModel::new(id, pid, text(step, "name")?, PolicyName::Immediate));
         Ok(())
     }
 
     fn vm(&mut self, step: &Value) -> Result<&mut VmModel, String> {
         let id = VmId::new(small(step, "id")?);
         self.vms.iter_mut().find(|vm| vm.id() == id).ok_or_else(|| format!("no VM {id}"))
+    }
+
+    fn table(&self, step: &Value) -> Result<Vec<BlockReading>, String> {
+        Ok(self.tables.get(&VmId::new(small(step, "id")?)).cloned().unwrap_or_default())
     }
 
     fn event(&mut self, step: &Value) -> Result<(), String> {
@@ -127,7 +140,7 @@ impl Session {
         if let Observation::Reset(id, _) = observation
             && let Some(vm) = self.vms.iter_mut().find(|vm| vm.id() == id)
         {
-            vm.forget_claims();
+            vm.forget_claims(event.time_ns);
         }
         self.observations.push(format!("{observation:?}"));
         Ok(())
@@ -182,11 +195,27 @@ fn range(step: &Value) -> Result<(Gfn, u64, u64), String> {
     Ok((Gfn::new(number(step, "base_gfn")?), number(step, "npages")?, number(step, "at_ns")?))
 }
 
-/// `[mapped frames, time of the newest mapping]`.
+fn read(table: &[BlockReading], block: usize) -> BlockReading {
+    table.get(block).copied().unwrap_or_default()
+}
+
+/// `[frames with memory, in swap, merged]`.
+fn residency(value: &Value) -> Result<Residency, String> {
+    let frames = |at: usize| value[at].as_u64().and_then(|frames| u16::try_from(frames).ok());
+    match (frames(0), frames(1), frames(2)) {
+        (Some(resident), Some(swapped), Some(merged)) => Ok(Residency { resident, swapped, merged }),
+        _ => Err("a block is [resident, swapped, merged]".to_owned()),
+    }
+}
+
+/// `[mapped frames, time of the newest mapping, time of the newest idleness scan]`; the last may be left out.
 fn reading(value: &Value) -> Result<BlockReading, String> {
     let mapped = value[0].as_u64().and_then(|frames| u16::try_from(frames).ok());
     match (mapped, value[1].as_u64()) {
-        (Some(mapped_frames), Some(last_map_ns)) => Ok(BlockReading { mapped_frames, last_map_ns }),
+        (Some(mapped_frames), Some(last_map_ns)) => {
+            let last_age_ns = value[2].as_u64().unwrap_or_default();
+            Ok(BlockReading { mapped_frames, last_map_ns, last_age_ns, ..BlockReading::default() })
+        }
         _ => Err("a block is [frames, ns]".to_owned()),
     }
 }

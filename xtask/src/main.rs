@@ -3,6 +3,7 @@
 //! In: the command line. Out: an exit code: 0 done, 1 failed, 2 usage, 3 a prerequisite is missing.
 //! Must only dispatch: each command is a module of its own.
 
+mod bench;
 mod build_ebpf;
 mod build_kmod;
 mod build_user;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::Args),
     /// Run the test rings: unit, abi, replay, privileged, vm
     Test(test::Args),
+    /// Measure: what imr-top costs, and how fast it is
+    Bench(bench::Args),
     /// Check the rules that no compiler checks
     Tidy(tidy::Args),
 }
@@ -73,6 +76,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Testbed(args) => return testbed::run(args),
         Command::Demo(args) => return demo::run(&args),
         Command::Test(args) => return test::run(&args),
+        Command::Bench(args) => return bench::run(&args),
         Command::Tidy(args) => tidy::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

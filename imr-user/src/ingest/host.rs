@@ -36,6 +36,37 @@ pub fn read() -> Result<HostSnapshot, IngestError> {
     })
 }
 
+/// How KVM translates guest addresses here, as far as its module parameters tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mmu {
+    /// Nested page tables: EPT or NPT. Otherwise shadow paging.
+    pub two_dimensional: bool,
+    /// Parameter `tdp_mmu` of kvm; `None` where there is no such parameter, or no kvm.
+    pub tdp_mmu: Option<bool>,
+}
+
+impl Mmu {
+    /// Reads /sys/module.
+    #[must_use]
+    pub fn read() -> Self {
+        let parameter = |module: &str, name: &str| {
+            let text = fs::read_to_string(format!("/sys/module/{module}/parameters/{name}")).ok()?;
+            Some(matches!(text.trim(), "Y" | "1"))
+        };
+        Self {
+            two_dimensional: parameter("kvm_amd", "npt").or(parameter("kvm_intel", "ept")) == Some(true),
+            tdp_mmu: parameter("kvm", "tdp_mmu"),
+        }
+    }
+
+    /// Whether an idleness scan shows which frames it found accessed: only the TDP MMU traces that
+    /// (arch/x86/kvm/mmu/tdp_mmu.c, kvm_tdp_mmu_age_gfn_range, 6.1 and 6.12).
+    #[must_use]
+    pub fn shows_young(self) -> bool {
+        self.two_dimensional && self.tdp_mmu != Some(false)
+    }
+}
+
 /// `None` where the kernel has no PSI, or has it switched off.
 fn read_pressure() -> Result<Option<f32>, IngestError> {
     match fs::read_to_string(PRESSURE) {

@@ -99,22 +99,18 @@ fn kvm_device() -> Feature {
 }
 
 fn mmu() -> Feature {
-    let parameter = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    let is_on = |value: &Option<String>| value.as_deref().is_some_and(|value| matches!(value, "Y" | "1"));
-    let npt = parameter("/sys/module/kvm_amd/parameters/npt");
-    let ept = parameter("/sys/module/kvm_intel/parameters/ept");
-    let tdp_mmu = parameter("/sys/module/kvm/parameters/tdp_mmu");
-    let two_dimensional = is_on(&npt) || is_on(&ept);
-    let found = match (two_dimensional, &tdp_mmu) {
-        (true, Some(value)) => format!("nested page tables (npt/ept), tdp_mmu={value}"),
+    let mmu = host::Mmu::read();
+    let found = match (mmu.two_dimensional, mmu.tdp_mmu) {
+        (true, Some(on)) => format!("nested page tables (npt/ept), tdp_mmu={}", if on { "Y" } else { "N" }),
         (true, None) => "nested page tables (npt/ept)".into(),
         (false, _) => "shadow paging".into(),
     };
     feature(
         "two-dimensional paging",
-        present_or(two_dimensional, FeatureState::Degraded),
+        present_or(mmu.two_dimensional, FeatureState::Degraded),
         found,
-        "fault addresses are guest-virtual (blocks are still followed, by SPTEs), unmaps carry no level",
+        "fault addresses are guest-virtual (blocks are still followed, by SPTEs), unmaps carry no level, \
+         idle memory does not show",
         "load kvm_amd with npt=1 or kvm_intel with ept=1",
     )
 }

@@ -17,6 +17,7 @@ use crate::guest::want::Request;
 use crate::guest::want::Want;
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{FoundSlot, VmFacts as FoundVm};
+use crate::ingest::host::Mmu;
 use crate::ingest::registry::Registration;
 use crate::ingest::residency::ResidencyReader;
 use crate::ingest::tables::Tables;
@@ -76,6 +77,7 @@ pub(super) struct FollowedVm {
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
     want_seq: u64,
+    shows_young: bool,
     worker: Option<RunningWorker>,
 }
 
@@ -114,6 +116,7 @@ impl FollowedVm {
             calls_dropped: 0,
             reset_told_ns: None,
             want_seq: 0,
+            shows_young: Mmu::read().shows_young(),
             worker: None,
         };
         vm.set_segments(segments);
@@ -268,7 +271,7 @@ impl FollowedVm {
     pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
         let registration = &self.registration;
         let blocks_of = |slot, count| registration.block_base(slot).map(|base| base..base + count as u64);
-        look::at_changes(&mut self.model, tables, blocks_of, now_ns);
+        look::at_changes(&mut self.model, tables, blocks_of, self.shows_young, now_ns);
     }
 
     /// Takes over what reading a slice has given.
@@ -278,7 +281,8 @@ impl FollowedVm {
         self.refresh(tables, now_ns);
         let registration = &self.registration;
         let mut stale = Vec::new();
-        let look = |index| read(registration, tables, (slot, index));
+        let shows_young = self.shows_young;
+        let look = |index| read(registration, tables, shows_young, (slot, index));
         self.model.end_baseline(slot, truth, now_ns, look, |index| stale.push(index));
         if let Some(base) = registration.block_base(slot) {
             stale.into_iter().for_each(|index| tables.forget_mapped(base + index as u64));
@@ -288,14 +292,22 @@ impl FollowedVm {
     /// The guest said that these frames are free.
     pub(super) fn offered(&mut self, tables: &Tables, base_gfn: Gfn, npages: u64, now_ns: u64) {
         let registration = &self.registration;
-        self.model.offered(base_gfn, npages, now_ns, |at| read(registration, tables, at));
+        let shows_young = self.shows_young;
+        self.model.offered(base_gfn, npages, now_ns, |at| read(registration, tables, shows_young, at));
     }
 }
 
 /// The shared table's word on a block.
-fn read(registration: &Registration, tables: &Tables, (slot, block): BlockAt) -> BlockReading {
+fn read(
+    registration: &Registration,
+    tables: &Tables,
+    shows_young: bool,
+    (slot, block): BlockAt,
+) -> BlockReading {
     let base = registration.block_base(slot);
-    base.map_or_else(BlockReading::default, |base| look::reading(&tables.block(base + block as u64)))
+    base.map_or_else(BlockReading::default, |base| {
+        look::reading(&tables.block(base + block as u64), shows_young)
+    })
 }
 
 /// Whether a slot is the guest's RAM, and not ROM or a device's. RAM below 4 GiB begins at its bottom on every

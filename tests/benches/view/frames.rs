@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use imr_user::ingest::tables::Tables;
-use imr_user::view::{App, Settings};
 use imr_user::view::theme::{Palette, Symbols, Theme};
+use imr_user::view::{App, Settings};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
