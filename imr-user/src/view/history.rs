@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::model::block::GuestClaim;
 use crate::model::ids::VmId;
-use crate::model::snapshot::{GuestStatus, HostSnapshot, Snapshot, VmSnapshot};
+use crate::model::snapshot::{GuestStatus, Snapshot, VmSnapshot};
 
 /// Points kept for the host and for each VM.
 pub(crate) const POINTS: usize = 600;
@@ -14,6 +14,8 @@ pub(crate) const POINTS: usize = 600;
 /// One sample of a VM, or of all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Point {
+    /// Number of the snapshot.
+    pub(crate) sequence: u64,
     /// Wall-clock time, milliseconds since 1970-01-01 UTC.
     pub(crate) unix_ms: u64,
     /// Bytes with memory of their own, and not called free by the guest.
@@ -28,7 +30,7 @@ pub(crate) struct Point {
     pub(crate) merged: u64,
     /// Bytes that the guest's own statistics call free.
     pub(crate) guest_free: u64,
-    /// Bytes that refaulted since the start.
+    /// Bytes that refaulted since the start; of all VMs together, those of VMs that have ended included.
     pub(crate) refaulted_total: u64,
     /// Page faults a second.
     pub(crate) faults_per_s: f64,
@@ -37,6 +39,8 @@ pub(crate) struct Point {
 /// One sample of the host's own memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct HostPoint {
+    /// Number of the snapshot.
+    pub(crate) sequence: u64,
     /// Wall-clock time, milliseconds since 1970-01-01 UTC.
     pub(crate) unix_ms: u64,
     /// MemTotal - MemAvailable, bytes.
@@ -63,15 +67,23 @@ impl History {
             return;
         }
         self.sequence = snapshot.sequence;
-        push(&mut self.host, host_point(snapshot.unix_ms, &snapshot.host));
-        let mut all = Point { unix_ms: snapshot.unix_ms, ..Point::default() };
+        push(&mut self.host, host_point(snapshot));
+        let before = self.all.back().map_or(0, |all| all.refaulted_total);
+        let mut all = Point {
+            sequence: snapshot.sequence,
+            unix_ms: snapshot.unix_ms,
+            refaulted_total: before,
+            ..Point::default()
+        };
         for vm in &snapshot.vms {
-            let point = point(snapshot.unix_ms, vm);
-            all.add(&point);
-            push(self.vms.entry(vm.id).or_default(), point);
+            let point = point(snapshot, vm);
+            let points = self.vms.entry(vm.id).or_default();
+            let known = points.back().map_or(0, |point| point.refaulted_total);
+            all.add(&point, known);
+            push(points, point);
         }
         push(&mut self.all, all);
-        self.vms.retain(|_, points| points.back().is_some_and(|point| point.unix_ms == snapshot.unix_ms));
+        self.vms.retain(|_, points| points.back().is_some_and(|point| point.sequence == snapshot.sequence));
     }
 
     /// The host's samples, oldest first.
@@ -91,14 +103,16 @@ impl History {
 }
 
 impl Point {
-    fn add(&mut self, other: &Self) {
+    /// Adds a VM's sample, of whose refaults `known` were added before.
+    fn add(&mut self, other: &Self, known: u64) {
         self.resident_in_use += other.resident_in_use;
         self.resident_free += other.resident_free;
         self.reclaimed += other.reclaimed;
         self.swapped += other.swapped;
         self.merged += other.merged;
         self.guest_free += other.guest_free;
-        self.refaulted_total += other.refaulted_total;
+        // The sum of the totals would fall when a VM ends, and hide what the others refault in that moment.
+        self.refaulted_total += other.refaulted_total.saturating_sub(known);
         self.faults_per_s += other.faults_per_s;
     }
 }
@@ -110,20 +124,23 @@ fn push<T>(points: &mut VecDeque<T>, point: T) {
     points.push_back(point);
 }
 
-fn host_point(unix_ms: u64, host: &HostSnapshot) -> HostPoint {
+fn host_point(snapshot: &Snapshot) -> HostPoint {
+    let host = &snapshot.host;
     HostPoint {
-        unix_ms,
+        sequence: snapshot.sequence,
+        unix_ms: snapshot.unix_ms,
         mem_used: host.mem_total.saturating_sub(host.mem_available),
         swap_used: host.swap_used,
         pressure: host.pressure_some_avg10,
     }
 }
 
-fn point(unix_ms: u64, vm: &VmSnapshot) -> Point {
+fn point(snapshot: &Snapshot, vm: &VmSnapshot) -> Point {
     let free = vm.cross.sum(|claim, _| claim == GuestClaim::Free).resident_bytes();
     let attached = matches!(vm.guest, GuestStatus::Attached { .. });
     Point {
-        unix_ms,
+        sequence: snapshot.sequence,
+        unix_ms: snapshot.unix_ms,
         resident_in_use: vm.resident_bytes.saturating_sub(free),
         resident_free: free,
         reclaimed: vm.reclaimed_now_bytes,
@@ -134,6 +151,9 @@ fn point(unix_ms: u64, vm: &VmSnapshot) -> Point {
         faults_per_s: if vm.faults_per_s.is_finite() { vm.faults_per_s } else { 0.0 },
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests {
@@ -159,5 +179,19 @@ mod tests {
         sample.unix_ms += 1000;
         history.note(&sample);
         assert!(history.vm(gone).is_none());
+    }
+
+    #[test]
+    fn refaults_of_all_go_on_when_a_vm_ends() {
+        let mut history = History::default();
+        let mut sample = snapshot(vec![vm(1, "stays"), vm(2, "ends")]);
+        let each = sample.vms[0].refaulted_bytes;
+        history.note(&sample);
+        assert_eq!(history.all()[0].refaulted_total, 2 * each);
+        sample.vms.pop();
+        sample.vms[0].refaulted_bytes += 5;
+        sample.sequence += 1;
+        history.note(&sample);
+        assert_eq!(history.all()[1].refaulted_total, 2 * each + 5);
     }
 }

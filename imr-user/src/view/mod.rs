@@ -24,6 +24,7 @@ pub mod keys;
 mod layout;
 mod listing;
 mod log;
+mod page;
 mod palette;
 mod stages;
 pub mod tabs;
