@@ -219,7 +219,7 @@ fn time_axis(theme: Theme, bins: &[Option<MemoryBin>]) -> Line<'static> {
     // Ticks are counted from the newest, so that they stand still.
     for (column, bin) in bins.iter().enumerate() {
         let ago = bins.len() - 1 - column;
-        let Some(bin) = bin.as_ref().filter(|_| ago >= TICK && ago % TICK == 0) else { continue };
+        let Some(bin) = bin.as_ref().filter(|_| ago > 0 && ago.is_multiple_of(TICK)) else { continue };
         let mark = format!("|-{}", age(newest.unix_ms.saturating_sub(bin.unix_ms)));
         text = format!("{}{mark}", format::left(&text, column, ' '));
     }
