@@ -50,6 +50,26 @@ pub(crate) fn name(kind: DecisionKind) -> &'static str {
     }
 }
 
+/// Every kind, in the order in which kinds are summed up.
+pub(crate) const KINDS: [DecisionKind; 7] = [
+    DecisionKind::Reclaimed,
+    DecisionKind::Kept,
+    DecisionKind::Refused,
+    DecisionKind::Abandoned,
+    DecisionKind::Attached,
+    DecisionKind::Detached,
+    DecisionKind::Operator,
+];
+
+/// What a decision looks like.
+pub(crate) fn role(kind: DecisionKind) -> Role {
+    match kind {
+        DecisionKind::Reclaimed | DecisionKind::Attached => Role::Good,
+        DecisionKind::Kept | DecisionKind::Operator => Role::Text,
+        DecisionKind::Refused | DecisionKind::Abandoned | DecisionKind::Detached => Role::Warn,
+    }
+}
+
 /// Name of the VM a decision is about; its pid where it has left the table.
 pub(crate) fn vm_name(snapshot: &Snapshot, decision: &Decision) -> String {
     match snapshot.vms.iter().find(|vm| vm.id == decision.vm) {
@@ -59,17 +79,12 @@ pub(crate) fn vm_name(snapshot: &Snapshot, decision: &Decision) -> String {
 }
 
 fn line(theme: Theme, snapshot: &Snapshot, decision: &Decision, columns: usize) -> Line<'static> {
-    let role = match decision.kind {
-        DecisionKind::Reclaimed | DecisionKind::Attached => Role::Good,
-        DecisionKind::Kept | DecisionKind::Operator => Role::Text,
-        DecisionKind::Refused | DecisionKind::Abandoned | DecisionKind::Detached => Role::Warn,
-    };
     let vm = format::printable(&vm_name(snapshot, decision), theme.ascii());
     let amount = if decision.bytes > 0 { format::bytes_short(decision.bytes) } else { String::new() };
     let mut spans = vec![
         Span::styled(format!("{} ", format::clock_utc(decision.unix_ms)), theme.style(Role::Dim)),
         Span::raw(format!("{} ", format::left(&vm, 10, theme.ellipsis()))),
-        Span::styled(format!("{:<9} ", name(decision.kind)), theme.style(role)),
+        Span::styled(format!("{:<9} ", name(decision.kind)), theme.style(role(decision.kind))),
         Span::raw(format!("{amount:>5} ")),
     ];
     let mut why = String::new();

@@ -202,9 +202,12 @@ fn decisions(snapshot: &Snapshot) -> Vec<Decision> {
         kind,
         guard: guard.map(str::to_owned),
         why: why.to_owned(),
-        offer_seq: if kind == DecisionKind::Attached { 0 } else { 40 + at },
-        bytes: if kind == DecisionKind::Attached { 0 } else { (at + 1) * 4 * MIB },
+        offer_seq: if of_offer(kind) { 40 + at } else { 0 },
+        bytes: if of_offer(kind) { (at + 1) * 4 * MIB } else { 0 },
     };
+    fn of_offer(kind: DecisionKind) -> bool {
+        !matches!(kind, DecisionKind::Attached | DecisionKind::Detached | DecisionKind::Operator)
+    }
     let private = "guest RAM is a private mapping, which no other process can discard; give the VM shared memory \
                    (QEMU: -object memory-backend-memfd,share=on; libvirt: <access mode='shared'/>)";
     let mut decisions = vec![
