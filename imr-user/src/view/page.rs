@@ -139,6 +139,11 @@ impl Scroll {
         true
     }
 
+    /// Puts this line first; clamped when it is shown.
+    pub(crate) fn to(&mut self, line: usize) {
+        self.from = line;
+    }
+
     /// What is on the screen, for the title; empty where everything is.
     pub(crate) fn position(self, len: usize, rows: usize) -> String {
         if len <= rows {

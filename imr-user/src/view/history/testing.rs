@@ -114,10 +114,10 @@ pub(crate) fn busy() -> Snapshot {
     snapshot.decisions = decisions(&snapshot);
     let host = &mut snapshot.host;
     host.counters.lost = 12;
-    host.counters.unattributed = 4567;
+    host.counters.unattributed = 4_567_000;
     host.swap_used = 280 * MIB;
     let failed = "this kernel was built without CONFIG_KPROBES".to_owned();
-    let reason = "kvm_mmu_notifier_invalidate_range_start: no kprobes on this kernel".to_owned();
+    let reason = "this kernel was built without CONFIG_KPROBES".to_owned();
     let by = "raw_tp kvm_unmap_hva_range (matches by address)".to_owned();
     let not_needed = "kretprobe kvm_emulate_hypercall proves calls".to_owned();
     host.probes.extend([
