@@ -218,6 +218,9 @@ impl App {
         } else {
             pieces.push(self.hint(70, Verb::Back, "back"));
             pieces.push(self.hint(40, Verb::NextVm, "next VM"));
+            if matches!(self.view, View::Cross | View::Timeline | View::Decisions) {
+                pieces.push(self.hint(42, Verb::Enter, "VM/all"));
+            }
         }
         pieces.push(self.hint(32, Verb::Facts, "facts"));
         pieces.push(self.hint(50, Verb::Pause, if self.paused { "go on" } else { "pause" }));

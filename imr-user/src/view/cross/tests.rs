@@ -6,7 +6,8 @@ use super::*;
 use crate::model::block::HostFact;
 use crate::model::snapshot::Snapshot;
 use crate::view::history::History;
-use crate::view::history::testing::{ASCII, SIZES, busy, context, painted, quiet};
+use crate::view::history::testing::{ASCII, SIZES, busy, context, of_blocks, painted, quiet};
+use crate::view::testing::block;
 
 fn shown(context: &Context<'_>, state: &CrossState, size: (u16, u16)) -> String {
     painted(size, |buffer, area| paint(state, context, buffer, area))
@@ -85,7 +86,9 @@ fn it_says_what_is_not_known() {
     assert!(text(&silent, 0).contains("no block is followed yet"));
     silent.vms.clear();
     assert!(text(&silent, 0).contains("no KVM guest runs on this host"));
-    assert!(text(&quiet(), 0).contains("no block is followed yet"));
+    let mut nothing_free = quiet();
+    of_blocks(&mut nothing_free.vms[0], &[(9, block(GuestClaim::InUse, HostFact::Resident4k, 512))]);
+    assert!(text(&nothing_free, 0).contains("nothing that is free in the guest is held by the host"));
 }
 
 #[test]

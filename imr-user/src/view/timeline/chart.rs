@@ -4,9 +4,10 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::{Color, Style};
+use ratatui::style::Style;
 
-use crate::view::theme::{Palette, Role, Theme};
+use crate::view::cells::CellKind;
+use crate::view::theme::{Role, Theme};
 
 /// Where memory can be, from the bottom of the chart to its top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,21 +33,20 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 /// The same in ASCII.
 const LEVELS: [char; 9] = [' ', '.', '.', ':', '-', '=', '+', '*', '#'];
 
-/// Symbol and style of a layer.
+/// Symbol and style of a layer: those of the maps.
 pub(super) fn look(theme: Theme, layer: Layer) -> (char, Style) {
-    let (symbol, ascii, indexed, named) = match layer {
-        Layer::Held => ('█', '#', 74, Color::Cyan),
-        Layer::Free => ('▒', 'F', 214, Color::Yellow),
-        Layer::Merged => ('=', '=', 141, Color::Blue),
-        Layer::Swapped => ('≈', '~', 167, Color::Red),
-        Layer::Reclaimed => ('░', '-', 36, Color::Green),
+    let kind = match layer {
+        Layer::Held => {
+            // Solid, so that its edge can be drawn in eighths; the maps tell sizes of mappings apart here.
+            let (_, style) = theme.cell(CellKind::Resident4k);
+            return (if theme.ascii() { '#' } else { '█' }, style);
+        }
+        Layer::Free => CellKind::FreeHeld,
+        Layer::Merged => CellKind::Merged,
+        Layer::Swapped => CellKind::Swapped,
+        Layer::Reclaimed => CellKind::Reclaimed,
     };
-    let style = match theme.palette {
-        Palette::Mono => Style::new(),
-        Palette::Ansi16 => Style::new().fg(named),
-        Palette::Indexed256 => Style::new().fg(Color::Indexed(indexed)),
-    };
-    (if theme.ascii() { ascii } else { symbol }, style)
+    theme.cell(kind)
 }
 
 /// The least of 2^k and 3 * 2^k bytes that is no less than `value`, at least 1 MiB.
@@ -154,12 +154,12 @@ mod tests {
 
     #[test]
     fn layers_stand_on_each_other() {
-        assert_eq!(column(THEME, [2, 1, 1, 1, 2], 8, 8), "██▒=≈░░ ");
-        assert_eq!(column(ASCII, [2, 1, 1, 1, 2], 8, 8), "##F=~-- ");
+        assert_eq!(column(THEME, [2, 1, 1, 1, 2], 8, 8), "██◆≡▼░░ ");
+        assert_eq!(column(ASCII, [2, 1, 1, 1, 2], 8, 8), "##Fms-- ");
         // Five eighths of a row, and a trace.
         assert_eq!(column(THEME, [13, 0, 0, 0, 0], 16, 2), "█▅");
         assert_eq!(column(THEME, [1, 0, 0, 0, 0], 1000, 2), "▁ ");
-        assert_eq!(column(THEME, [0, 0, 0, 1, 0], 1000, 2), "≈ ");
+        assert_eq!(column(THEME, [0, 0, 0, 1, 0], 1000, 2), "▼ ");
         assert_eq!(column(ASCII, [13, 0, 0, 0, 0], 16, 2), "##");
         assert_eq!(column(THEME, [0; 5], 16, 2), "  ");
     }
