@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use imr_user::cli::config::commands as config;
 use imr_user::cli::{doctor, exit, run, vms};
 
 /// Gives the free memory of KVM guests back to the host.
@@ -25,6 +26,8 @@ enum Command {
     Vms(vms::VmsArgs),
     /// Say what this host can do, what is missing, what is lost without it and how to get it.
     Doctor(doctor::DoctorArgs),
+    /// Print the default configuration, check a file, or say which one counts.
+    Config(config::ConfigArgs),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Vms(args) => vms::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Config(args) => config::run(args),
     };
     exit::report("imr", result)
 }

@@ -3,11 +3,12 @@
 use std::io;
 use std::process::ExitCode;
 
+use super::config::ConfigError;
 use crate::pipeline::PipelineError;
 
 /// Something failed.
 pub const FAILED: u8 = 1;
-/// The arguments make no sense.
+/// The arguments or the configuration make no sense.
 pub const USAGE: u8 = 2;
 /// Something that IMR needs is not there: privileges, a kernel feature, the eBPF object.
 pub const MISSING: u8 = 3;
@@ -25,7 +26,13 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     }
     eprintln!("{program}: {error:#}");
     let missing = error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite);
-    ExitCode::from(if missing { MISSING } else { FAILED })
+    ExitCode::from(if missing {
+        MISSING
+    } else if error.is::<ConfigError>() {
+        USAGE
+    } else {
+        FAILED
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -3,11 +3,13 @@
 //! Input: parsed arguments and the environment. Output: a validated [`TopConfig`]; then [`run()`] starts the
 //! pipeline and shows it. Usage errors end with code 2 before anything is started.
 
+pub mod schema;
 mod screen;
 mod session;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 
 pub use self::session::{Exit, Feed, run_top};
+use super::config::{FileConfig, Places, TopSection};
 use super::duration;
 use crate::model::ids::Pid;
 use crate::model::snapshot::PolicyName;
@@ -23,9 +26,9 @@ use crate::view::Settings;
 use crate::view::theme::{Palette, Symbols, Theme};
 
 /// Shortest time between two samples.
-const DELAY_LEAST: Duration = Duration::from_millis(100);
+pub(super) const DELAY_LEAST: Duration = Duration::from_millis(100);
 /// Longest: past it the screen would look dead.
-const DELAY_MOST: Duration = Duration::from_secs(3600);
+pub(super) const DELAY_MOST: Duration = Duration::from_secs(3600);
 
 /// Shows what every block of every KVM guest's memory is doing, live, and gives back what guests share.
 ///
@@ -34,9 +37,9 @@ const DELAY_MOST: Duration = Duration::from_secs(3600);
 #[derive(Debug, Parser)]
 #[command(name = "imr-top", version)]
 pub struct TopArgs {
-    /// Time between two samples, such as 1s, 500ms or 0.5; at least 100ms
-    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = duration::parse)]
-    pub delay: Duration,
+    /// Time between two samples, such as 1s, 500ms or 0.5; at least 100ms [default: as configured, else 1s]
+    #[arg(short, long, value_name = "TIME", value_parser = duration::parse)]
+    pub delay: Option<Duration>,
 
     /// End after so many samples
     #[arg(short = 'n', long, value_name = "N")]
@@ -62,9 +65,18 @@ pub struct TopArgs {
     #[arg(long)]
     pub debug_bpf: bool,
 
-    /// Colours: as the terminal and NO_COLOR say, always, or never
-    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
-    pub color: ColorWhen,
+    /// Colours: as the terminal and NO_COLOR say, always, or never [default: as configured, else auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub color: Option<ColorWhen>,
+
+    /// Configuration file, instead of the first of ~/.config/imr/config.toml and /etc/imr/config.toml that is
+    /// there; `imr config default` prints one
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print the JSON Schema of what --json prints, and end
+    #[arg(long, exclusive = true)]
+    pub json_schema: bool,
 }
 
 /// When to use colours.
@@ -146,7 +158,7 @@ impl Environment {
         }
     }
 
-    fn palette(&self, when: ColorWhen) -> Palette {
+    fn palette(&self, when: ColorWhen, chosen: Option<Palette>) -> Palette {
         // The terminals of serial consoles, whose colours nobody knows.
         let plain =
             matches!(self.term.as_str(), "" | "dumb" | "vt52" | "vt100" | "vt102" | "vt220" | "vt320");
@@ -156,11 +168,13 @@ impl Environment {
             || ["kitty", "alacritty", "foot", "ghostty", "wezterm"]
                 .iter()
                 .any(|name| self.term.contains(name));
-        match when {
-            ColorWhen::Never => Palette::Mono,
-            ColorWhen::Auto if self.no_color || plain => Palette::Mono,
-            _ if many => Palette::Indexed256,
-            _ => Palette::Ansi16,
+        let seen = if many { Palette::Indexed256 } else { Palette::Ansi16 };
+        match (when, chosen) {
+            (ColorWhen::Never, _) => Palette::Mono,
+            // Somebody chose it for this program: that is more than NO_COLOR, which is for all programs.
+            (_, Some(chosen)) => chosen,
+            (ColorWhen::Auto, None) if self.no_color || plain => Palette::Mono,
+            (_, None) => seen,
         }
     }
 
@@ -171,11 +185,11 @@ impl Environment {
 }
 
 impl TopArgs {
-    /// Checks the arguments against each other and the environment.
+    /// Checks the arguments against each other and the environment, and takes from the file what they do not say.
     ///
     /// # Errors
     /// What is wrong and what to do, for people; the caller ends with code 2.
-    pub fn validate(self, environment: &Environment) -> Result<TopConfig, String> {
+    pub fn validate(self, environment: &Environment, file: TopSection) -> Result<TopConfig, String> {
         let output = match (self.batch, self.json) {
             (_, true) => Output::Json,
             (true, false) => Output::Text,
@@ -194,23 +208,33 @@ impl TopArgs {
                     .to_owned());
             }
         }
-        if self.delay < DELAY_LEAST || self.delay > DELAY_MOST {
-            return Err(format!("a delay of {:?} is not between 100ms and 60m", self.delay));
+        let delay = self.delay.unwrap_or(file.delay);
+        if !(DELAY_LEAST..=DELAY_MOST).contains(&delay) {
+            return Err(format!("a delay of {delay:?} is not between 100ms and 60m"));
         }
         if self.pid.contains(&0) {
             return Err("--pid 0 is no process".to_owned());
         }
-        let theme = Theme { palette: environment.palette(self.color), symbols: environment.symbols() };
-        let settings = Settings { delay: self.delay, ..Settings::new(theme) };
+        let palette = environment.palette(self.color.unwrap_or(file.colors), file.palette);
+        let symbols = file.symbols.unwrap_or_else(|| environment.symbols());
+        let settings = Settings {
+            theme: Theme { palette, symbols },
+            keys: file.keys,
+            columns: file.columns,
+            sort: file.sort,
+            reverse: file.reverse,
+            view: file.view,
+            delay,
+        };
         Ok(TopConfig {
-            delay: self.delay,
+            delay,
             iterations: self.iterations,
             output,
             observe: self.observe,
             pids: self.pid.into_iter().map(Pid::new).collect(),
             debug_bpf: self.debug_bpf,
             settings,
-            mouse: true,
+            mouse: file.mouse,
         })
     }
 }
@@ -220,8 +244,14 @@ impl TopArgs {
 /// # Errors
 /// The pipeline could not start or failed; the terminal or standard output is gone.
 pub fn run() -> anyhow::Result<ExitCode> {
-    let config = TopArgs::parse()
-        .validate(&Environment::of_process())
+    let arguments = TopArgs::parse();
+    if arguments.json_schema {
+        io::stdout().write_all(schema::text()?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let file = FileConfig::load(arguments.config.as_deref(), &Places::of_process())?;
+    let config = arguments
+        .validate(&Environment::of_process(), file.top)
         .unwrap_or_else(|wrong| TopArgs::command().error(ErrorKind::ValueValidation, wrong).exit());
     let mut pipeline = pipeline::spawn(pipeline::Config {
         policy: if config.observe { PolicyName::Observe } else { PolicyName::Immediate },

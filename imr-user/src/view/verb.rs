@@ -69,7 +69,7 @@ const fn entry(verb: Verb, name: &'static str, keys: &'static [&'static str], te
 /// All there are, in the order of the help and of their numbers.
 pub const VERBS: [Entry; 40] = [
     entry(Verb::Quit, "quit", &["q", "Ctrl-C"], "quit"),
-    entry(Verb::Help, "help", &["?", "F1"], "this help; again, Esc or Enter closes it"),
+    entry(Verb::Help, "help", &["?", "F1"], "the help; again, Esc or Enter closes it"),
     entry(Verb::Palette, "palette", &[":"], "find a command by its name and run it"),
     entry(Verb::NextView, "next-view", &["Tab"], "the next view"),
     entry(Verb::PreviousView, "previous-view", &["BackTab"], "the view before"),

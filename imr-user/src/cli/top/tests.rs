@@ -12,9 +12,12 @@ fn terminal() -> Environment {
     }
 }
 
+/// The configuration by these arguments, without a file.
 fn config(arguments: &str, environment: &Environment) -> Result<TopConfig, String> {
     let words = std::iter::once("imr-top").chain(arguments.split_whitespace());
-    TopArgs::try_parse_from(words).map_err(|error| error.to_string())?.validate(environment)
+    TopArgs::try_parse_from(words)
+        .map_err(|error| error.to_string())?
+        .validate(environment, TopSection::default())
 }
 
 #[test]
@@ -98,4 +101,27 @@ fn characters_follow_the_locale() {
         let environment = Environment { locale: locale.to_owned(), ..terminal() };
         assert_eq!(config("", &environment).unwrap().settings.theme.symbols, symbols, "{locale}");
     }
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let file = TopSection {
+        delay: Duration::from_secs(5),
+        colors: ColorWhen::Always,
+        palette: Some(Palette::Ansi16),
+        symbols: Some(Symbols::Ascii),
+        mouse: false,
+        ..TopSection::default()
+    };
+    let with = |arguments: &str, environment: &Environment| {
+        let words = std::iter::once("imr-top").chain(arguments.split_whitespace());
+        TopArgs::try_parse_from(words).unwrap().validate(environment, file.clone()).unwrap()
+    };
+    let quiet = Environment { no_color: true, ..terminal() };
+    let config = with("", &quiet);
+    assert_eq!((config.delay, config.settings.delay), (Duration::from_secs(5), Duration::from_secs(5)));
+    assert_eq!(config.settings.theme, Theme { palette: Palette::Ansi16, symbols: Symbols::Ascii });
+    assert!(!config.mouse);
+    let config = with("-d 2s --color never", &terminal());
+    assert_eq!((config.delay, config.settings.theme.palette), (Duration::from_secs(2), Palette::Mono));
 }
