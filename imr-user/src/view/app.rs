@@ -42,8 +42,6 @@ pub enum Intent {
     Save(String),
     /// Change the time between two samples.
     SetDelay(Duration),
-    /// Find out all that is known of a block, for [`App::set_detail`].
-    Inspect(VmId, BlockId),
 }
 
 /// How the screen is to look at the start, and what its keys do.
@@ -137,7 +135,6 @@ pub struct App {
     notice: Option<(String, Role)>,
     history: History,
     detail: Option<Arc<BlockDetail>>,
-    inspected: Option<(VmId, BlockId)>,
     /// Whether the picture may have changed since [`App::take_changed`].
     changed: bool,
 }
@@ -162,7 +159,6 @@ impl App {
             notice: None,
             history: History::default(),
             detail: None,
-            inspected: None,
             changed: true,
         }
     }
@@ -185,16 +181,20 @@ impl App {
         self.changed = true;
     }
 
-    /// Tells all that is known of a block, the answer to [`Intent::Inspect`].
+    /// Tells all that is known of a block, perhaps not of [`App::inspect_target`] any more.
     pub fn set_detail(&mut self, detail: Option<Arc<BlockDetail>>) {
         self.changed |= self.view == View::Blocks && self.detail != detail;
         self.detail = detail;
     }
 
-    /// The block that the screen shows in detail now; to be asked for again with every sample.
+    /// The block that the screen shows all of now. To be asked for when it is another one than before, and again with
+    /// every sample.
     #[must_use]
-    pub fn inspected(&self) -> Option<(VmId, BlockId)> {
-        self.inspected.filter(|(vm, _)| self.view == View::Blocks && self.selected == Some(*vm))
+    pub fn inspect_target(&self, snapshot: &Snapshot) -> Option<(VmId, BlockId)> {
+        if self.view != View::Blocks {
+            return None;
+        }
+        blocks::inspect_target(&self.views.blocks, &self.context(snapshot), self.parts(snapshot).body)
     }
 
     /// Takes a sample into the history, whether it will be shown or not.
@@ -307,11 +307,13 @@ impl App {
     }
 
     /// Tells the view on the screen, which is not the first, what somebody wants of it.
-    fn tell(&mut self, action: Action, snapshot: &Snapshot) -> Option<Intent> {
+    fn tell(&mut self, action: Action, snapshot: &Snapshot) {
         let area = self.parts(snapshot).body;
         let mut views = std::mem::take(&mut self.views);
         let context = self.context(snapshot);
-        let response = match self.view {
+        // What became of it shows in the picture; what is to be inspected, the caller asks anyway, since a change of
+        // the view or of the VM makes it another block as well.
+        let _: Response = match self.view {
             View::Vms => Response::Ignored,
             View::Blocks => blocks::act(&mut views.blocks, action, &context, area),
             View::Cross => cross::act(&mut views.cross, action, &context, area),
@@ -321,13 +323,6 @@ impl App {
             View::Health => health::act(&mut views.health, action, &context, area),
         };
         self.views = views;
-        match response {
-            Response::Ignored | Response::Done => None,
-            Response::Inspect(vm, block) => {
-                self.inspected = Some((vm, block));
-                Some(Intent::Inspect(vm, block))
-            }
-        }
     }
 
     pub(crate) fn theme(&self) -> Theme {

@@ -5,7 +5,9 @@
 use std::fmt::Write;
 
 use super::{columns, decisions, format, host_line};
+use crate::model::block::{GuestClaim, HostFact};
 use crate::model::snapshot::{Snapshot, VmSnapshot};
+use crate::model::sums::CrossTable;
 
 /// Newest decisions printed with a sample.
 const DECISIONS: usize = 5;
@@ -14,19 +16,25 @@ const DECISIONS: usize = 5;
 type Value = fn(&VmSnapshot) -> String;
 
 /// Columns between the name and the status; all values are right-aligned.
-const COLUMNS: [(&str, Value); 12] = [
+const COLUMNS: [(&str, Value); 18] = [
     ("PID", |vm| vm.pid.to_string()),
     ("RAM", |vm| format::bytes_short(vm.ram_bytes)),
     ("RESIDENT", |vm| format::bytes_short(vm.resident_bytes)),
     ("GUEST-FREE", columns::guest_free),
+    ("FREE-HELD", |vm| format::bytes_short(vm.free_held_bytes)),
     ("OFFERED", |vm| format::bytes_short(vm.offered_bytes)),
     ("RECLAIMED", |vm| format::bytes_short(vm.reclaimed_bytes)),
     ("OUT-NOW", |vm| format::bytes_short(vm.reclaimed_now_bytes)),
+    ("SWAPPED", |vm| format::bytes_short(vm.swapped_bytes)),
+    ("MERGED", |vm| format::bytes_short(vm.merged_bytes)),
+    ("IDLE", |vm| format::bytes_short(vm.idle_bytes)),
     ("REFAULTED", |vm| format::bytes_short(vm.refaulted_bytes)),
     ("FAULTS/S", |vm| format::rate(vm.faults_per_s)),
     ("DONE", |vm| format::count(vm.offers.done)),
     ("P50", |vm| answered(vm, vm.latency.total.p50_us)),
     ("P99", |vm| answered(vm, vm.latency.total.p99_us)),
+    ("DRIFT", |vm| format::count(vm.drift.unseen_frames.saturating_add(vm.drift.stale_frames))),
+    ("MODE", |vm| vm.policy.name().to_owned()),
 ];
 
 /// The snapshot as text; the last line ends with a line feed.
@@ -39,6 +47,7 @@ pub fn text(snapshot: &Snapshot) -> String {
         out.push_str("no VMs: no KVM guest runs on this host (or none of those asked for)\n");
     } else {
         let _ = table(&mut out, &snapshot.vms);
+        let _ = cross(&mut out, &snapshot.vms);
     }
     for decision in snapshot.decisions.iter().rev().take(DECISIONS).rev() {
         let _ = writeln!(
@@ -125,6 +134,29 @@ fn table(out: &mut String, vms: &[VmSnapshot]) -> std::fmt::Result {
             write!(out, "  {value:>width$}")?;
         }
         writeln!(out, "  {}", format::printable(&columns::status(vm, false).0, false))?;
+    }
+    Ok(())
+}
+
+/// What guests say against what the host knows, all VMs together: a line a claim, only facts that there are.
+fn cross(out: &mut String, vms: &[VmSnapshot]) -> std::fmt::Result {
+    let mut sum = CrossTable::default();
+    for vm in vms {
+        sum.add(&vm.cross);
+    }
+    for claim in GuestClaim::ALL {
+        let of_claim = sum.sum(|other, _| other == claim);
+        if of_claim.blocks == 0 {
+            continue;
+        }
+        let total = format::bytes(of_claim.bytes());
+        let held = format::bytes(of_claim.resident_bytes());
+        write!(out, "guests say {}: {total}, {held} resident:", claim.name())?;
+        let cells = HostFact::ALL.into_iter().map(|fact| (fact, sum.cell(claim, fact)));
+        for (fact, cell) in cells.filter(|(_, cell)| cell.blocks > 0) {
+            write!(out, "  {} {}", fact.name(), format::bytes_short(cell.bytes()))?;
+        }
+        writeln!(out)?;
     }
     Ok(())
 }

@@ -254,7 +254,7 @@ fn names_of_other_processes_reach_no_cell_raw() {
 fn no_size_and_no_state_panics() {
     let mut huge = forbidden_vm(3, "huge");
     huge.slots =
-        vec![slot(0, 0, &lived_in(40_000)), slot(1, 50_000, &lived_in(3)), slot(2, 1 << 50, &lived_in(9))];
+        vec![slot(0, 0, &lived_in(10_000)), slot(1, 50_000, &lived_in(3)), slot(2, 1 << 50, &lived_in(9))];
     let mut odd = two();
     odd.host.probes.push(failed_probe());
     odd.vms[0].name = "漢字漢字漢字".to_owned();
@@ -274,7 +274,7 @@ fn no_size_and_no_state_panics() {
     for last in [KeyCode::End, KeyCode::PageDown] {
         presses.extend(["", "?", "i", ":", "2", "6"].map(|before| [text(before), vec![last]].concat()));
     }
-    let small = (1..=26u16).step_by(3).flat_map(|columns| (1..=12u16).map(move |rows| (columns, rows)));
+    let small = (1..=26u16).step_by(5).flat_map(|columns| [1, 2, 3, 4, 5, 6, 8, 11].map(|rows| (columns, rows)));
     let large = [(79, 23), (80, 24), (81, 25), (119, 30), (120, 30), (200, 50), (300, 3), (3, 100)];
     for (columns, rows) in small.chain(large) {
         for snapshot in &snapshots {

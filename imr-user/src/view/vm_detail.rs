@@ -1,4 +1,4 @@
-//! The facts of one VM in full: memory, guest module, reclaim, offers and how each ended, latency.
+//! The facts of one VM in full: memory, guest module, reclaim, offers and how each ended, latency, slots.
 //!
 //! Input: a VM. Output: lines, the most important first.
 
@@ -7,7 +7,8 @@ use ratatui::text::{Line, Span};
 use super::format;
 use super::layout::{Piece, fit, rule};
 use super::theme::{Role, Theme};
-use crate::model::snapshot::{GuestStatus, ReclaimStatus, VmSnapshot};
+use crate::model::ids::FRAME_SIZE;
+use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus, SlotSnapshot, VmSnapshot};
 
 /// Columns of the label before each line.
 const LABEL: usize = 9;
@@ -46,6 +47,15 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
             ],
         ),
         row(
+            "",
+            vec![
+                fact(theme, 9, "free but held", format::bytes(vm.free_held_bytes)),
+                fact(theme, 8, "swapped", format::bytes(vm.swapped_bytes)),
+                fact(theme, 7, "merged", format::bytes(vm.merged_bytes)),
+                fact(theme, 6, "idle", format::bytes(vm.idle_bytes)),
+            ],
+        ),
+        row(
             "in all",
             vec![
                 fact(theme, 7, "offered", format::bytes(vm.offered_bytes)),
@@ -56,7 +66,16 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
             ],
         ),
     ];
-    for (label, text, role) in [("guest", guest, guest_role), ("reclaim", reclaim, reclaim_role)] {
+    let mode = match vm.policy {
+        PolicyName::Observe => "observe: every offer is answered with \"kept\"",
+        PolicyName::Immediate => "immediate: what is offered is taken, as far as no guard forbids it",
+    };
+    let texts = [
+        ("mode", mode.to_owned(), Role::Text),
+        ("guest", guest, guest_role),
+        ("reclaim", reclaim, reclaim_role),
+    ];
+    for (label, text, role) in texts {
         for (index, part) in words(&text, columns.saturating_sub(LABEL)).into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             lines.push(row(label, vec![Piece::new(1, vec![Span::styled(part, theme.style(role))])]));
@@ -104,8 +123,39 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
                 ],
             },
         ),
+        row(
+            "drift",
+            vec![
+                loss(theme, 9, "frames with memory that no event told of", vm.drift.unseen_frames),
+                loss(theme, 8, "without, though told of", vm.drift.stale_frames),
+            ],
+        ),
     ]);
+    for (index, slot) in vm.slots.iter().enumerate() {
+        lines.push(row(if index == 0 { "slots" } else { "" }, slot_pieces(theme, slot)));
+    }
     lines
+}
+
+fn slot_pieces(theme: Theme, slot: &SlotSnapshot) -> Vec<Piece> {
+    let first = slot.base_gfn.get().saturating_mul(FRAME_SIZE);
+    let bytes = slot.npages.saturating_mul(FRAME_SIZE);
+    let place = match bytes {
+        0 => format!("{first:#x}"),
+        bytes => format!("{first:#x}-{:#x}", first.saturating_add(bytes - 1)),
+    };
+    let raw = |weight: u8, text: String| Piece::new(weight, vec![Span::raw(text)]);
+    let mut pieces = vec![
+        fact(theme, 9, "id", slot.id.to_string()),
+        raw(8, place),
+        raw(7, format::bytes(bytes)),
+        raw(6, format::printable(&slot.backing, theme.ascii())),
+    ];
+    if slot.readonly {
+        pieces.push(raw(5, "read-only".to_owned()));
+    }
+    pieces.push(fact(theme, 2, "at", slot.userspace_addr.to_string()));
+    pieces
 }
 
 /// The text in lines of at most `columns`, broken between words; a word longer than a line stays whole.

@@ -19,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::TopConfig;
 use super::session::{Ends, Exit, Feed, due};
 use crate::cli::terminal::Screen;
+use crate::model::ids::{BlockId, VmId};
 use crate::model::snapshot::Snapshot;
 use crate::pipeline::command::Command;
 use crate::view::theme::Palette;
@@ -62,6 +63,8 @@ struct Session {
     delay: Duration,
     tick: Interval,
     samples: u64,
+    /// The block last asked for.
+    inspected: Option<(VmId, BlockId)>,
     /// How the files asked for fared.
     saved: mpsc::UnboundedReceiver<Saved>,
     saver: mpsc::UnboundedSender<Saved>,
@@ -90,9 +93,11 @@ pub(super) async fn show(config: &TopConfig, mut feed: Feed) -> anyhow::Result<E
         arrived: Instant::now(),
         delay: config.delay,
         tick: ticks(config.delay),
+        inspected: None,
         saved,
         saver,
     };
+    session.inspect(true);
     loop {
         // All that wait, before a picture is drawn that the next of them would change.
         while let Ok(event) = events.try_recv() {
@@ -156,7 +161,6 @@ impl Session {
             Some(Intent::Save(name)) => self.save(name),
             Some(Intent::SetPolicy(vm, policy)) => self.ask(Command::SetPolicy(vm, policy)),
             Some(Intent::ReclaimNow(vm)) => self.ask(Command::ReclaimNow(vm)),
-            Some(Intent::Inspect(vm, block)) => self.ask(Command::Inspect(vm, block)),
             Some(Intent::SetDelay(delay)) => {
                 self.delay = delay;
                 self.tick = ticks(delay);
@@ -166,6 +170,7 @@ impl Session {
         if was_paused && !self.app.paused() && !Arc::ptr_eq(&self.shown, &self.newest) {
             self.show_newest();
         }
+        self.inspect(false);
         Ok(None)
     }
 
@@ -189,9 +194,16 @@ impl Session {
         self.shown = self.newest.clone();
         self.samples += 1;
         self.app.accept(&self.shown);
-        if let Some((vm, block)) = self.app.inspected() {
+        self.inspect(true);
+    }
+
+    /// Asks for all of the block that is shown, if it is another one, or again.
+    fn inspect(&mut self, again: bool) {
+        let target = self.app.inspect_target(&self.shown);
+        if let Some((vm, block)) = target.filter(|_| again || target != self.inspected) {
             self.ask(Command::Inspect(vm, block));
         }
+        self.inspected = target;
     }
 
     fn ask(&mut self, command: Command) {

@@ -159,7 +159,8 @@ impl App {
             Some(Overlay::Filter(..) | Overlay::Save(_) | Overlay::Ask(_)) => None,
             None if self.view == View::Vms => self.run(if down { Verb::Down } else { Verb::Up }, snapshot),
             None if self.parts(snapshot).body.contains(at) => {
-                self.tell(Action::Wheel(if down { 1 } else { -1 }), snapshot)
+                self.tell(Action::Wheel(if down { 1 } else { -1 }), snapshot);
+                None
             }
             None => None,
         }
@@ -196,7 +197,10 @@ impl App {
             return None;
         }
         if self.view != View::Vms {
-            return if parts.body.contains(at) { self.tell(Action::Click(at), snapshot) } else { None };
+            if parts.body.contains(at) {
+                self.tell(Action::Click(at), snapshot);
+            }
+            return None;
         }
         let (table, _) = self.main(parts.body, snapshot);
         if !table.contains(at) {

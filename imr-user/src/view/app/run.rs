@@ -81,7 +81,7 @@ impl App {
             | Verb::ZoomIn
             | Verb::ZoomOut
             | Verb::Next
-            | Verb::Previous => return self.travel(verb, snapshot),
+            | Verb::Previous => self.travel(verb, snapshot),
         }
         None
     }
@@ -167,7 +167,7 @@ impl App {
         u16::try_from(lines).unwrap_or(u16::MAX).saturating_sub(self.size.height.saturating_sub(2))
     }
 
-    fn travel(&mut self, verb: Verb, snapshot: &Snapshot) -> Option<Intent> {
+    fn travel(&mut self, verb: Verb, snapshot: &Snapshot) {
         let action = match verb {
             Verb::Up => Action::Up,
             Verb::Down => Action::Down,
@@ -182,7 +182,7 @@ impl App {
             Verb::ZoomOut => Action::ZoomOut,
             Verb::Next => Action::Next,
             Verb::Previous => Action::Previous,
-            _ => return None,
+            _ => return,
         };
         if self.view != View::Vms {
             return self.tell(action, snapshot);
@@ -198,7 +198,6 @@ impl App {
             Action::Enter if self.selected.is_some() => self.show(View::Blocks, snapshot),
             _ => {}
         }
-        None
     }
 
     fn sorted(&mut self, snapshot: &Snapshot) {
@@ -242,11 +241,12 @@ impl App {
             PolicyName::Immediate => (PolicyName::Observe, "stop taking memory"),
             PolicyName::Observe => (PolicyName::Immediate, "take the memory that its guest offers"),
         };
+        let name = self.short(&vm.name);
         let question = Question {
             vm: vm.id,
-            text: format!("VM {}: {what} ({})?", vm.name, to.name()),
+            text: format!("VM {name}: {what} ({})?", to.name()),
             intent: Intent::SetPolicy(vm.id, to),
-            asked: format!("VM {}: asked for {}; the decisions tell what became of it", vm.name, to.name()),
+            asked: format!("VM {name}: asked for {}; the decisions tell what became of it", to.name()),
         };
         self.overlay = Some(Overlay::Ask(question));
     }
@@ -258,13 +258,20 @@ impl App {
             (_, PolicyName::Observe) => " (mode observe: nothing will be taken)".to_owned(),
             _ => String::new(),
         };
+        let name = self.short(&vm.name);
         let question = Question {
             vm: vm.id,
-            text: format!("VM {}: ask its guest for its free memory now{but}?", vm.name),
+            text: format!("VM {name}: ask its guest for its free memory now{but}?"),
             intent: Intent::ReclaimNow(vm.id),
-            asked: format!("VM {}: asked its guest; the decisions tell what became of it", vm.name),
+            asked: format!("VM {name}: asked its guest; the decisions tell what became of it"),
         };
         self.overlay = Some(Overlay::Ask(question));
+    }
+
+    /// The name, cut so that what is asked stays readable.
+    fn short(&self, name: &str) -> String {
+        let most = usize::from(self.size.width / 3).clamp(8, 24);
+        format::cut(name, most, self.theme().ellipsis())
     }
 
     fn no_vm(&mut self) {
