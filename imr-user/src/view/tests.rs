@@ -274,7 +274,8 @@ fn no_size_and_no_state_panics() {
     for last in [KeyCode::End, KeyCode::PageDown] {
         presses.extend(["", "?", "i", ":", "2", "6"].map(|before| [text(before), vec![last]].concat()));
     }
-    let small = (1..=26u16).step_by(5).flat_map(|columns| [1, 2, 3, 4, 5, 6, 8, 11].map(|rows| (columns, rows)));
+    let small =
+        (1..=26u16).step_by(5).flat_map(|columns| [1, 2, 3, 4, 5, 6, 8, 11].map(|rows| (columns, rows)));
     let large = [(79, 23), (80, 24), (81, 25), (119, 30), (120, 30), (200, 50), (300, 3), (3, 100)];
     for (columns, rows) in small.chain(large) {
         for snapshot in &snapshots {
