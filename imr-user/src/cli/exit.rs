@@ -25,18 +25,34 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("{program}: {error:#}");
-    let missing = error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite);
-    ExitCode::from(if missing {
+    ExitCode::from(code(&error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite) {
         MISSING
     } else if error.is::<ConfigError>() {
         USAGE
     } else {
         FAILED
-    })
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::config::FileConfig;
+
+    #[test]
+    fn a_wrong_configuration_is_wrong_usage() {
+        let error = FileConfig::parse("c.toml".as_ref(), "[top]\nx = 1\n").unwrap_err();
+        assert_eq!(code(&error.into()), USAGE);
+        assert_eq!(code(&anyhow::anyhow!("something else")), FAILED);
+    }
 }

@@ -174,6 +174,25 @@ pub fn right(text: &str, columns: usize, ellipsis: char) -> String {
     out
 }
 
+/// The text in lines of at most `columns`, broken between words; a word longer than a line stays whole.
+#[must_use]
+pub fn words(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let taken = lines.last().map_or(0, |line| width(line));
+        if taken > 0 && taken + 1 + width(word) > columns {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
 /// The number in at most four columns and the index of its unit.
 fn scaled(value: f64, step: f64) -> (String, usize) {
     let mut value = value;

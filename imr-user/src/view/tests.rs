@@ -5,8 +5,11 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::layout::Size;
 
+use super::columns::Column;
+use super::keys::KeyMap;
 use super::testing::{THEME, forbidden_vm, lived_in, slot, snapshot, two, vm};
 use super::theme::{Palette, Symbols, Theme};
+use super::verb::Verb;
 use super::{App, Settings, batch};
 use crate::model::ids::Pid;
 use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus, Snapshot};
@@ -83,6 +86,39 @@ fn help_80x24() {
 #[test]
 fn help_200x50() {
     insta::assert_snapshot!(screen(&two(), 200, 50, &[KeyCode::Char('?')]));
+}
+
+#[test]
+fn help_40x12() {
+    insta::assert_snapshot!(screen(&two(), 40, 12, &[KeyCode::Char('?'), KeyCode::PageDown]));
+}
+
+#[test]
+fn help_20x5() {
+    insta::assert_snapshot!(screen(&two(), 20, 5, &[KeyCode::Char('?')]));
+}
+
+#[test]
+fn facts_40x12() {
+    insta::assert_snapshot!(screen(&two(), 40, 12, &[KeyCode::Char('i')]));
+}
+
+#[test]
+fn other_keys_and_columns_80x24() {
+    let key = |name: &str| name.parse().unwrap();
+    let keys = [
+        (Verb::Quit, vec![key("F10")]),
+        (Verb::Enter, vec![key("o")]),
+        (Verb::Mode, vec![key("m")]),
+        (Verb::Palette, Vec::new()),
+    ];
+    let settings = Settings {
+        keys: KeyMap::with(&keys).unwrap(),
+        columns: vec![Column::Mode, Column::Name, Column::Freeheld, Column::Gfree],
+        sort: Some(Column::Gfree),
+        ..Settings::new(THEME)
+    };
+    insta::assert_snapshot!(screen_with(App::new(settings, Vec::new()), &two(), 80, 24, &[]));
 }
 
 #[test]

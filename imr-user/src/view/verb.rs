@@ -93,7 +93,7 @@ pub const VERBS: [Entry; 40] = [
     entry(Verb::Home, "home", &["Home", "g"], "to the first"),
     entry(Verb::End, "end", &["End", "G"], "to the last"),
     entry(Verb::Enter, "enter", &["Enter"], "open; on a VM: its blocks"),
-    entry(Verb::ZoomIn, "zoom-in", &["z"], "closer"),
+    entry(Verb::ZoomIn, "zoom-in", &["z"], "closer, in the blocks and over time"),
     entry(Verb::ZoomOut, "zoom-out", &["Z"], "farther"),
     entry(Verb::Next, "next", &["n"], "to the next thing worth a look"),
     entry(Verb::Previous, "previous", &["N"], "to the thing before that was worth a look"),

@@ -5,7 +5,7 @@
 use ratatui::text::{Line, Span};
 
 use super::format;
-use super::layout::{Piece, fit, rule};
+use super::layout::{Piece, rule, wrap};
 use super::theme::{Role, Theme};
 use crate::model::ids::FRAME_SIZE;
 use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus, SlotSnapshot, VmSnapshot};
@@ -24,10 +24,16 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
     ];
     let (guest, guest_role) = guest(theme, vm);
     let (reclaim, reclaim_role) = reclaim(theme, vm);
-    let row = |label: &'static str, pieces: Vec<Piece>| {
-        let mut line = Line::from(Span::styled(format!("{label:<LABEL$}"), theme.style(Role::Dim)));
-        line.spans.extend(fit(pieces, columns.saturating_sub(LABEL), "  ").spans);
-        line
+    // Nothing is left out where it is narrow: the text can be scrolled.
+    let row = |label: &'static str, pieces: Vec<Piece>| -> Vec<Line<'static>> {
+        let lines = wrap(pieces, columns.saturating_sub(LABEL), "  ").into_iter().enumerate();
+        let labelled = lines.map(|(index, facts)| {
+            let label = if index == 0 { label } else { "" };
+            let mut line = Line::from(Span::styled(format!("{label:<LABEL$}"), theme.style(Role::Dim)));
+            line.spans.extend(facts.spans);
+            line
+        });
+        labelled.collect()
     };
     let offers = vm.offers;
     let latency = vm.latency.total;
@@ -35,37 +41,36 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
         GuestStatus::Attached { .. } => format::bytes(vm.guest_free_bytes),
         GuestStatus::NoModule | GuestStatus::Detached { .. } => "unknown".to_owned(),
     };
-    let mut lines = vec![
-        rule(theme, title, columns),
-        row(
-            "memory",
-            vec![
-                fact(theme, 9, "RAM", format::bytes(vm.ram_bytes)),
-                fact(theme, 8, "resident", format::bytes(vm.resident_bytes)),
-                fact(theme, 7, "guest says free", free),
-                fact(theme, 6, "out now", format::bytes(vm.reclaimed_now_bytes)),
-            ],
-        ),
-        row(
-            "",
-            vec![
-                fact(theme, 9, "free but held", format::bytes(vm.free_held_bytes)),
-                fact(theme, 8, "swapped", format::bytes(vm.swapped_bytes)),
-                fact(theme, 7, "merged", format::bytes(vm.merged_bytes)),
-                fact(theme, 6, "idle", format::bytes(vm.idle_bytes)),
-            ],
-        ),
-        row(
-            "in all",
-            vec![
-                fact(theme, 7, "offered", format::bytes(vm.offered_bytes)),
-                fact(theme, 9, "reclaimed", format::bytes(vm.reclaimed_bytes)),
-                fact(theme, 8, "refaulted", format::bytes(vm.refaulted_bytes)),
-                fact(theme, 6, "faults/s", format::rate(vm.faults_per_s)),
-                fact(theme, 5, "faults", format::count(vm.page_faults)),
-            ],
-        ),
-    ];
+    let mut lines = vec![rule(theme, title, columns)];
+    lines.extend(
+        [
+            row(
+                "memory",
+                vec![
+                    fact(theme, "RAM", format::bytes(vm.ram_bytes)),
+                    fact(theme, "resident", format::bytes(vm.resident_bytes)),
+                    fact(theme, "guest says free", free),
+                    fact(theme, "out now", format::bytes(vm.reclaimed_now_bytes)),
+                    fact(theme, "free but held", format::bytes(vm.free_held_bytes)),
+                    fact(theme, "swapped", format::bytes(vm.swapped_bytes)),
+                    fact(theme, "merged", format::bytes(vm.merged_bytes)),
+                    fact(theme, "idle", format::bytes(vm.idle_bytes)),
+                ],
+            ),
+            row(
+                "in all",
+                vec![
+                    fact(theme, "offered", format::bytes(vm.offered_bytes)),
+                    fact(theme, "reclaimed", format::bytes(vm.reclaimed_bytes)),
+                    fact(theme, "refaulted", format::bytes(vm.refaulted_bytes)),
+                    fact(theme, "faults/s", format::rate(vm.faults_per_s)),
+                    fact(theme, "faults", format::count(vm.page_faults)),
+                ],
+            ),
+        ]
+        .into_iter()
+        .flatten(),
+    );
     let mode = match vm.policy {
         PolicyName::Observe => "observe: every offer is answered with \"kept\"",
         PolicyName::Immediate => "immediate: what is offered is taken, as far as no guard forbids it",
@@ -76,63 +81,67 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
         ("reclaim", reclaim, reclaim_role),
     ];
     for (label, text, role) in texts {
-        for (index, part) in words(&text, columns.saturating_sub(LABEL)).into_iter().enumerate() {
+        for (index, part) in format::words(&text, columns.saturating_sub(LABEL)).into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
-            lines.push(row(label, vec![Piece::new(1, vec![Span::styled(part, theme.style(role))])]));
+            lines.extend(row(label, vec![Piece::new(0, vec![Span::styled(part, theme.style(role))])]));
         }
     }
-    lines.extend([
-        row(
-            "offers",
-            vec![
-                fact(theme, 9, "claimed", format::count(offers.claimed)),
-                fact(theme, 8, "done", format::count(offers.done)),
-                fact(theme, 7, "revoked", format::count(offers.revoked)),
-                loss(theme, 6, "abandoned", offers.abandoned),
-            ],
-        ),
-        row(
-            "ranges",
-            vec![
-                fact(theme, 9, "reclaimed", format::count(offers.ranges_reclaimed)),
-                fact(theme, 8, "kept", format::count(offers.ranges_kept)),
-                loss(theme, 7, "refused", offers.ranges_refused),
-            ],
-        ),
-        row(
-            "calls",
-            vec![
-                fact(theme, 3, "hello", format::count(offers.hellos)),
-                fact(theme, 4, "doorbell", format::count(offers.doorbells)),
-                loss(theme, 9, "denied", offers.denied_calls),
-                loss(theme, 8, "malformed", offers.malformed),
-                loss(theme, 7, "limited", offers.limited_calls),
-                loss(theme, 6, "stale", offers.stale_calls),
-                fact(theme, 5, "resets", format::count(offers.resets)),
-            ],
-        ),
-        row(
-            "latency",
-            match latency.count {
-                0 => vec![Piece::new(1, vec![Span::raw("no offer answered yet")])],
-                answered => vec![
-                    fact(theme, 9, "offer to done p50", format::micros(latency.p50_us)),
-                    fact(theme, 8, "p99", format::micros(latency.p99_us)),
-                    fact(theme, 7, "max", format::micros(latency.max_us)),
-                    fact(theme, 6, "answered", format::count(answered)),
+    lines.extend(
+        [
+            row(
+                "offers",
+                vec![
+                    fact(theme, "claimed", format::count(offers.claimed)),
+                    fact(theme, "done", format::count(offers.done)),
+                    fact(theme, "revoked", format::count(offers.revoked)),
+                    loss(theme, "abandoned", offers.abandoned),
                 ],
-            },
-        ),
-        row(
-            "drift",
-            vec![
-                loss(theme, 9, "frames with memory that no event told of", vm.drift.unseen_frames),
-                loss(theme, 8, "without, though told of", vm.drift.stale_frames),
-            ],
-        ),
-    ]);
+            ),
+            row(
+                "ranges",
+                vec![
+                    fact(theme, "reclaimed", format::count(offers.ranges_reclaimed)),
+                    fact(theme, "kept", format::count(offers.ranges_kept)),
+                    loss(theme, "refused", offers.ranges_refused),
+                ],
+            ),
+            row(
+                "calls",
+                vec![
+                    fact(theme, "hello", format::count(offers.hellos)),
+                    fact(theme, "doorbell", format::count(offers.doorbells)),
+                    loss(theme, "denied", offers.denied_calls),
+                    loss(theme, "malformed", offers.malformed),
+                    loss(theme, "limited", offers.limited_calls),
+                    loss(theme, "stale", offers.stale_calls),
+                    fact(theme, "resets", format::count(offers.resets)),
+                ],
+            ),
+            row(
+                "latency",
+                match latency.count {
+                    0 => vec![Piece::new(0, vec![Span::raw("no offer answered yet")])],
+                    answered => vec![
+                        fact(theme, "offer to done p50", format::micros(latency.p50_us)),
+                        fact(theme, "p99", format::micros(latency.p99_us)),
+                        fact(theme, "max", format::micros(latency.max_us)),
+                        fact(theme, "answered", format::count(answered)),
+                    ],
+                },
+            ),
+            row(
+                "drift",
+                vec![
+                    loss(theme, "frames with memory that no event told of", vm.drift.unseen_frames),
+                    loss(theme, "without, though told of", vm.drift.stale_frames),
+                ],
+            ),
+        ]
+        .into_iter()
+        .flatten(),
+    );
     for (index, slot) in vm.slots.iter().enumerate() {
-        lines.push(row(if index == 0 { "slots" } else { "" }, slot_pieces(theme, slot)));
+        lines.extend(row(if index == 0 { "slots" } else { "" }, slot_pieces(theme, slot)));
     }
     lines
 }
@@ -144,47 +153,29 @@ fn slot_pieces(theme: Theme, slot: &SlotSnapshot) -> Vec<Piece> {
         0 => format!("{first:#x}"),
         bytes => format!("{first:#x}-{:#x}", first.saturating_add(bytes - 1)),
     };
-    let raw = |weight: u8, text: String| Piece::new(weight, vec![Span::raw(text)]);
+    let raw = |text: String| Piece::new(0, vec![Span::raw(text)]);
     let mut pieces = vec![
-        fact(theme, 9, "id", slot.id.to_string()),
-        raw(8, place),
-        raw(7, format::bytes(bytes)),
-        raw(6, format::printable(&slot.backing, theme.ascii())),
+        fact(theme, "id", slot.id.to_string()),
+        raw(place),
+        raw(format::bytes(bytes)),
+        raw(format::printable(&slot.backing, theme.ascii())),
     ];
     if slot.readonly {
-        pieces.push(raw(5, "read-only".to_owned()));
+        pieces.push(raw("read-only".to_owned()));
     }
-    pieces.push(fact(theme, 2, "at", slot.userspace_addr.to_string()));
+    pieces.push(fact(theme, "at", slot.userspace_addr.to_string()));
     pieces
 }
 
-/// The text in lines of at most `columns`, broken between words; a word longer than a line stays whole.
-fn words(text: &str, columns: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let taken = lines.last().map_or(0, |line| format::width(line));
-        if taken > 0 && taken + 1 + format::width(word) > columns {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
-}
-
-fn fact(theme: Theme, weight: u8, label: &'static str, value: String) -> Piece {
-    Piece::new(weight, vec![Span::styled(format!("{label} "), theme.style(Role::Dim)), Span::raw(value)])
+fn fact(theme: Theme, label: &'static str, value: String) -> Piece {
+    Piece::new(0, vec![Span::styled(format!("{label} "), theme.style(Role::Dim)), Span::raw(value)])
 }
 
 /// A count that is remarkable as soon as it is not zero.
-fn loss(theme: Theme, weight: u8, label: &'static str, value: u64) -> Piece {
+fn loss(theme: Theme, label: &'static str, value: u64) -> Piece {
     let role = if value > 0 { Role::Warn } else { Role::Text };
     let value = Span::styled(format::count(value), theme.style(role));
-    Piece::new(weight, vec![Span::styled(format!("{label} "), theme.style(Role::Dim)), value])
+    Piece::new(0, vec![Span::styled(format!("{label} "), theme.style(Role::Dim)), value])
 }
 
 fn guest(theme: Theme, vm: &VmSnapshot) -> (String, Role) {

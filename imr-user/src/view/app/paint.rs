@@ -32,7 +32,7 @@ impl App {
             (Some(Overlay::Help(first)), _) => {
                 let title = vec![Span::styled("imr-top: help", self.theme().style(Role::Title))];
                 let title = layout::rule(self.theme(), title, area.width.into());
-                let lines = help::lines(self.theme(), &self.settings.keys);
+                let lines = help::lines(self.theme(), &self.settings.keys, area.width.into());
                 return self.paint_text(buffer, area, (title, &lines), *first);
             }
             (Some(Overlay::Facts(first)), Some(vm)) => {

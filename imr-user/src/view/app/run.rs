@@ -156,7 +156,7 @@ impl App {
     pub(super) fn text_most(&self, snapshot: &Snapshot) -> u16 {
         let theme = self.theme();
         let lines = match &self.overlay {
-            Some(Overlay::Help(_)) => help::lines(theme, &self.settings.keys).len(),
+            Some(Overlay::Help(_)) => help::lines(theme, &self.settings.keys, self.size.width.into()).len(),
             Some(Overlay::Facts(_)) => match self.selected_vm(snapshot) {
                 // Its title has a line of its own.
                 Some(vm) => vm_detail::lines(theme, vm, self.size.width.into()).len().saturating_sub(1),
