@@ -18,6 +18,7 @@ use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus, S
 fn screen_with(app: App, snapshot: &Snapshot, columns: u16, rows: u16, keys: &[KeyCode]) -> TestBackend {
     let mut app = app;
     app.set_size(Size::new(columns, rows));
+    app.note(snapshot);
     app.accept(snapshot);
     for code in keys {
         app.handle(&Event::Key(KeyEvent::new(*code, KeyModifiers::NONE)), snapshot);
@@ -119,6 +120,24 @@ fn other_keys_and_columns_80x24() {
         ..Settings::new(THEME)
     };
     insta::assert_snapshot!(screen_with(App::new(settings, Vec::new()), &two(), 80, 24, &[]));
+}
+
+#[test]
+fn every_view_80x24() {
+    let shown = |digit: char| screen(&two(), 80, 24, &[KeyCode::Char(digit)]).to_string();
+    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn every_view_40x12() {
+    let shown = |digit: char| screen(&two(), 40, 12, &[KeyCode::Char(digit)]).to_string();
+    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn every_view_20x5() {
+    let shown = |digit: char| screen(&two(), 20, 5, &[KeyCode::Char(digit)]).to_string();
+    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -307,6 +326,8 @@ fn no_size_and_no_state_panics() {
     let text = |text: &str| text.chars().map(KeyCode::Char).collect::<Vec<_>>();
     let mut presses: Vec<Vec<KeyCode>> = (1..=7).map(|digit| text(&digit.to_string())).collect();
     presses.extend(["i", "?", ":", ":view", ":nothing", "/a", "/a(", "o", "R", "w", ".2", " 4"].map(text));
+    let travel = [KeyCode::Down, KeyCode::Right, KeyCode::Char('z'), KeyCode::Char('n'), KeyCode::Enter];
+    presses.extend((2..=7).map(|digit| [text(&digit.to_string()), travel.to_vec()].concat()));
     for last in [KeyCode::End, KeyCode::PageDown] {
         presses.extend(["", "?", "i", ":", "2", "6"].map(|before| [text(before), vec![last]].concat()));
     }
