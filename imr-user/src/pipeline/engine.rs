@@ -31,6 +31,7 @@ use crate::ingest::host;
 use crate::ingest::loader::{LoadOptions, Probes};
 use crate::ingest::registry::Registry;
 use crate::ingest::tables::Tables;
+use crate::model::block::BlockState;
 use crate::model::ids::{Pid, VmId};
 use crate::model::latency::LatencyWindow;
 use crate::model::snapshot::{
@@ -42,6 +43,9 @@ use crate::model::vm::BLOCK_BYTES;
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
 /// The first snapshot waits for the first baselines, but not longer than this.
 const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes that a block costs at most, with an older picture of it on a screen, and the bit that says that it changed.
+const MOST_BYTES_A_BLOCK: usize = 128;
+const _: () = assert!(size_of::<BlockRecord>() + BLOCK_BYTES + size_of::<BlockState>() < MOST_BYTES_A_BLOCK);
 /// Guest memory that the block table has room for, as a multiple of the host's memory.
 const OVERCOMMIT: u64 = 8;
 /// The least guest memory it has room for, bytes.
@@ -314,7 +318,7 @@ impl Engine {
         self.out.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// The model's records and the shared table's, of blocks that are followed.
+    /// The model's records and the shared table's, of blocks that are followed, bytes.
     fn model_bytes(&self) -> u64 {
         let blocks: usize = self.vms.values().flat_map(|vm| vm.model.block_counts()).sum();
         (blocks * (BLOCK_BYTES + size_of::<BlockRecord>())) as u64

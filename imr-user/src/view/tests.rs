@@ -11,6 +11,7 @@ use super::testing::{THEME, forbidden_vm, lived_in, slot, snapshot, two, vm};
 use super::theme::{Palette, Symbols, Theme};
 use super::verb::Verb;
 use super::{App, Settings, batch};
+use crate::model::block::{GuestClaim, HostFact};
 use crate::model::ids::Pid;
 use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus, Snapshot};
 
@@ -364,5 +365,27 @@ fn colours_are_set_only_where_they_are_wanted() {
             cell.fg != ratatui::style::Color::Reset || cell.bg != ratatui::style::Color::Reset
         };
         assert_eq!(shown.buffer().content().iter().any(colour), colourful, "{palette:?}");
+    }
+}
+
+#[test]
+fn the_manual_names_every_column_state_cell_and_view() {
+    let manual = include_str!("../../../docs/imr-top.md");
+    let says = |text: &str| assert!(manual.contains(text), "docs/imr-top.md does not say {text:?}");
+    for column in &super::columns::COLUMNS {
+        says(&format!("| `{}` ", column.name));
+    }
+    for fact in HostFact::ALL {
+        says(&format!("| {} |", fact.name()));
+    }
+    for claim in GuestClaim::ALL {
+        says(&format!("| {} |", claim.name()));
+    }
+    for kind in super::CellKind::ALL {
+        let cell = |symbols| Theme { palette: Palette::Mono, symbols }.cell(kind).0;
+        says(&format!("| `{}` | `{}` | {}", cell(Symbols::Unicode), cell(Symbols::Ascii), kind.name()));
+    }
+    for view in ["1 VMs", "2 blocks", "3 cross", "4 timeline", "5 stages", "6 decisions", "7 health"] {
+        says(&format!("### {view}\n"));
     }
 }

@@ -138,6 +138,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         machine: || Machine { module: false, ..slow_batches() },
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
+    Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];
 
