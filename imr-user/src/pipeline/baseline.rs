@@ -110,10 +110,11 @@ impl Schedule {
     }
 
     /// How long to wait until [`Self::next`] has something; `None`: until something else happens.
-    pub(super) fn wait(&self) -> Option<Duration> {
+    pub(super) fn wait(&self, now_ns: u64) -> Option<Duration> {
         let waiting = !self.reading && self.queue.front().is_some_and(|slice| !slice.at_once);
-        (waiting && self.saved_ns < 0)
-            .then(|| Duration::from_nanos(self.saved_ns.unsigned_abs().saturating_mul(SHARE)))
+        let since_ns = now_ns.saturating_sub(self.earned_at_ns.unwrap_or(now_ns));
+        let debt_ns = u64::try_from(-self.saved_ns).unwrap_or(0).saturating_mul(SHARE);
+        (waiting && self.saved_ns < 0).then(|| Duration::from_nanos(debt_ns.saturating_sub(since_ns)))
     }
 
     /// A slice was read, for so much CPU time.
@@ -195,7 +196,7 @@ mod tests {
                     schedule.done(&slice, cost_ns, now_ns);
                     read.push(slice);
                 }
-                None => match schedule.wait() {
+                None => match schedule.wait(now_ns) {
                     Some(wait) => now_ns += u64::try_from(wait.as_nanos()).unwrap().max(1),
                     None => break,
                 },
@@ -228,6 +229,17 @@ mod tests {
         }
         let percent = schedule.status(now_ns).cpu_percent;
         assert!((0.95..=1.05).contains(&percent), "{percent}");
+    }
+
+    #[test]
+    fn whoever_asks_often_waits_no_longer() {
+        let mut schedule = Schedule::default();
+        schedule.add(VmId::new(1), 1, std::iter::once(2048), 0);
+        let slice = schedule.next(0).unwrap();
+        schedule.done(&slice, 10_000_000, 0);
+        assert_eq!(schedule.wait(0), Some(Duration::from_secs(1)));
+        assert_eq!(schedule.wait(900_000_000), Some(Duration::from_millis(100)));
+        assert_eq!((schedule.wait(SECOND), schedule.next(SECOND).is_some()), (Some(Duration::ZERO), true));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Engine {
 
     /// How long until there is time for the next slice.
     pub(super) fn wait_for_slice(&self) -> Option<Duration> {
-        self.schedule.wait()
+        self.schedule.wait(clock::monotonic_ns())
     }
 
     pub(super) fn read_next_slice(&mut self) {
