@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
 use crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
@@ -127,7 +128,8 @@ fn open() -> io::Result<Term> {
 fn take(mouse: bool) -> io::Result<()> {
     enable_raw_mode()?;
     ENTERED.store(true, Ordering::SeqCst);
-    let taken = execute!(io::stdout(), EnterAlternateScreen, cursor::Hide);
+    // Pasted text comes as text then: as keys, a stray "oy" would change a VM.
+    let taken = execute!(io::stdout(), EnterAlternateScreen, EnableBracketedPaste, cursor::Hide);
     let taken = if mouse { taken.and_then(|()| execute!(io::stdout(), EnableButtons)) } else { taken };
     taken.inspect_err(|_| leave())
 }
@@ -135,7 +137,14 @@ fn take(mouse: bool) -> io::Result<()> {
 /// Gives the terminal back if it is ours. Errors are of no use here: the terminal may be gone.
 fn leave() {
     if ENTERED.swap(false, Ordering::SeqCst) {
-        let _ = execute!(io::stdout(), DisableButtons, style::ResetColor, LeaveAlternateScreen, cursor::Show);
+        let _ = execute!(
+            io::stdout(),
+            DisableButtons,
+            DisableBracketedPaste,
+            style::ResetColor,
+            LeaveAlternateScreen,
+            cursor::Show
+        );
         let _ = io::stdout().flush();
         let _ = disable_raw_mode();
     }
