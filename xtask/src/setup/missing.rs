@@ -143,6 +143,7 @@ fn testbed() -> Vec<Missing> {
         ("cpio", "cpio", "packing the testbed's initramfs"),
         ("xz", "xz-utils", "unpacking kernel modules for the testbed"),
         ("depmod", "kmod", "ordering kernel modules for the testbed"),
+        ("mkfs.ext4", "e2fsprogs", "making the disk of the testbed's swap file"),
     ]);
     if !is_static(Path::new("/bin/busybox")) {
         list.push(Missing {

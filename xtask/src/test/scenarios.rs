@@ -34,6 +34,8 @@ pub(super) struct Machine {
     pub(super) ram: GuestRam,
     /// How L1's KVM translates addresses.
     pub(super) mmu: HostMmu,
+    /// Swap of L1, MiB; 0: none.
+    pub(super) swap_mib: u32,
 }
 
 impl Default for Machine {
@@ -46,6 +48,7 @@ impl Default for Machine {
             guest_mib: 512,
             ram: GuestRam::Thp,
             mmu: HostMmu::Npt,
+            swap_mib: 0,
         }
     }
 }
@@ -61,6 +64,7 @@ impl Machine {
             guest_mem: Mib(self.guest_mib),
             guest_ram: self.ram,
             host_mmu: self.mmu,
+            host_swap: (self.swap_mib > 0).then_some(Mib(self.swap_mib)),
             ..Config::default()
         }
     }

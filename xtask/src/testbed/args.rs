@@ -89,6 +89,9 @@ struct MachineArgs {
     /// Memory of L1 [default: enough for the guests, 3G at least]
     #[arg(long, value_name = "SIZE")]
     host_mem: Option<Mib>,
+    /// Swap of L1: a file of this size on a disk of its own [default: none]
+    #[arg(long, value_name = "SIZE")]
+    host_swap: Option<Mib>,
     /// CPUs of L1
     #[arg(long, value_name = "N", default_value_t = 2)]
     host_cpus: u32,
@@ -166,6 +169,7 @@ impl MachineArgs {
             guest_ram: self.guest_ram,
             host_mmu: self.host_mmu,
             host_mem: self.host_mem,
+            host_swap: self.host_swap,
             host_cpus: self.host_cpus,
             host_append: self.host_append,
             guest_append: self.guest_append,
@@ -214,7 +218,7 @@ mod tests {
         let config = parse(
             "run --host-kernel 6.1 --guest-kernel 6.1 --guests 2 --guest-mem 1G --guest-cpus 2 --guest-ram memfd \
              --host-mmu shadow --host-script /dev/null --guest-file /bin/sh:/opt/sh --timeout 9 --no-autostart \
-             --save /no/such/folder",
+             --save /no/such/folder --host-swap 256M",
         )
         .unwrap();
         assert_eq!((config.host_kernel, config.guest_kernel), (KernelLine::V6_1, KernelLine::V6_1));
@@ -223,6 +227,7 @@ mod tests {
         assert_eq!(config.guest_files[0].destination, "/opt/sh");
         assert_eq!(config.timeout, Some(Duration::from_secs(9)));
         assert_eq!(config.save, Some(PathBuf::from("/no/such/folder")));
+        assert_eq!(config.host_swap, Some(Mib(256)));
         assert!(!config.autostart && config.build);
     }
 
@@ -233,6 +238,8 @@ mod tests {
             ("run --host-file /no/such/file:/x", "/no/such/file"),
             ("run --guest-mem 3M", "3M"),
             ("run --guest-mem 64M", "64M"),
+            ("run --host-swap 2M", "2M"),
+            ("run --host-swap lots", "lots"),
             ("run --host-kernel 5.10", "5.10"),
             ("run --guests 99", "99"),
             ("run --timeout 0", "0"),

@@ -21,6 +21,11 @@ const GUEST_MOST_MIB: u32 = 16 * 1024;
 /// Below this Debian's kernel does not unpack its initramfs.
 const GUEST_LEAST_MIB: u32 = 128;
 
+/// Less is not worth a disk.
+const HOST_SWAP_LEAST_MIB: u32 = 16;
+/// What is swapped out takes room on this machine's disk.
+const HOST_SWAP_MOST_MIB: u32 = 16 * 1024;
+
 /// What is behind a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum GuestRam {
@@ -122,6 +127,8 @@ pub(crate) struct Config {
     pub(crate) host_mmu: HostMmu,
     /// L1's memory; `None`: enough.
     pub(crate) host_mem: Option<Mib>,
+    /// Swap of L1, a file on a disk of its own; `None`: none.
+    pub(crate) host_swap: Option<Mib>,
     /// L1's CPUs.
     pub(crate) host_cpus: u32,
     /// More for L1's kernel command line.
@@ -164,6 +171,7 @@ impl Default for Config {
             guest_ram: GuestRam::Thp,
             host_mmu: HostMmu::Npt,
             host_mem: None,
+            host_swap: None,
             host_cpus: 2,
             host_append: String::new(),
             guest_append: String::new(),
@@ -204,6 +212,13 @@ impl Config {
             return Err(format!(
                 "L1 with {given} has no room for {} guests with {}: it needs {needed}M",
                 self.guests, self.guest_mem
+            ));
+        }
+        if let Some(swap) = self.host_swap
+            && !(HOST_SWAP_LEAST_MIB..=HOST_SWAP_MOST_MIB).contains(&swap.0)
+        {
+            return Err(format!(
+                "{swap} of swap for L1 does not work here: {HOST_SWAP_LEAST_MIB}M to {HOST_SWAP_MOST_MIB}M"
             ));
         }
         Ok(())
@@ -252,6 +267,16 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         config.guests = MAX_GUESTS + 1;
         assert!(config.check().unwrap_err().contains("at most"));
+    }
+
+    #[test]
+    fn swap_has_a_size_that_a_disk_can_have() {
+        let mut config = Config { host_swap: Some(Mib(512)), ..Config::default() };
+        assert_eq!(config.check(), Ok(()));
+        for wrong in [Mib(14), Mib(32 * 1024)] {
+            config.host_swap = Some(wrong);
+            assert!(config.check().unwrap_err().contains(&wrong.to_string()), "{wrong}");
+        }
     }
 
     #[test]

@@ -276,6 +276,7 @@ fn host_config(config: &Config, ports: &[String], terminal: &TerminalShape) -> S
         ("IMR_GUEST_SCRIPT", flag(config.guest_script.is_some()).to_owned()),
         ("IMR_INTERACTIVE", flag(config.terminal == Terminal::Users).to_owned()),
         ("IMR_PORTS", ports.join(" ")),
+        ("IMR_SWAP_MIB", config.host_swap.map(|size| size.0.to_string()).unwrap_or_default()),
         ("IMR_SAVE", SAVE_DIR.to_owned()),
         ("IMR_SAVE_MOST", saved::MOST_BYTES.to_string()),
         ("IMR_ROWS", terminal.rows.to_string()),

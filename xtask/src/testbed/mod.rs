@@ -22,6 +22,7 @@ mod rundir;
 mod saved;
 mod session;
 mod signals;
+mod swap;
 mod tty;
 
 use std::io::Write as _;

@@ -19,6 +19,7 @@ use super::config::{Config, Terminal};
 use super::emulator::Emulator;
 use super::image::Kernels;
 use super::relay::Channel;
+use super::swap::SwapDisk;
 use crate::process;
 
 /// How long QEMU may take to end when asked to.
@@ -62,8 +63,17 @@ pub(super) fn port_names(config: &Config) -> Vec<String> {
 }
 
 /// Starts L1.
-pub(super) fn start(config: &Config, emulator: &Emulator, kernels: &Kernels, initrd: &Path) -> Result<Outer> {
+pub(super) fn start(
+    config: &Config,
+    emulator: &Emulator,
+    kernels: &Kernels,
+    initrd: &Path,
+    swap: Option<&SwapDisk<'_>>,
+) -> Result<Outer> {
     let mut command = command(config, emulator, kernels, initrd);
+    if let Some(swap) = swap {
+        command.args(swap.arguments());
+    }
     let _one_at_a_time = INHERITANCE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut streams = Vec::new();
     let mut theirs: Vec<OwnedFd> = Vec::new();

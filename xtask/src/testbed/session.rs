@@ -21,6 +21,7 @@ use super::relay::{self, Channel, Line, Message, Source};
 use super::rundir::RunDir;
 use super::saved::Saved;
 use super::signals::Signals;
+use super::swap::SwapDisk;
 use super::tty::Tty;
 use super::{events::Event, payload};
 use crate::setup::{self, Need};
@@ -58,6 +59,7 @@ pub(crate) fn run(config: &Config, on_line: &mut dyn FnMut(&Line)) -> Result<Out
         config,
         kernels: &kernels,
         initrd: &initrd,
+        swap: &dir.join("swap"),
         emulator: &emulator,
         queue,
         messages,
@@ -88,6 +90,8 @@ struct Session<'a> {
     config: &'a Config,
     kernels: &'a Kernels,
     initrd: &'a Path,
+    /// Where the disk for L1's swap lies, if it is to have one.
+    swap: &'a Path,
     emulator: &'a Emulator,
     queue: SyncSender<Message>,
     messages: Receiver<Message>,
@@ -141,7 +145,9 @@ impl Session<'_> {
 
     fn boot(&mut self) -> Result<Boot> {
         let started = Instant::now();
-        let outer = outer::start(self.config, self.emulator, self.kernels, self.initrd)?;
+        // Anew for each boot: one that hung may have left anything on it.
+        let swap = self.config.host_swap.map(|size| SwapDisk::new(self.swap, size)).transpose()?;
+        let outer = outer::start(self.config, self.emulator, self.kernels, self.initrd, swap.as_ref())?;
         let mut qemu = outer.qemu;
         let mut open = outer.streams.len();
         let mut events = None;

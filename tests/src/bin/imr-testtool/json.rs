@@ -18,6 +18,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
     let verb = args.word("lines, count, sum, get, wait or quiet")?;
     let file = args.option("--file")?;
     let from: usize = args.parsed("--from")?.unwrap_or(0);
+    let last = args.flag("--last");
     let field = args.option("--field")?;
     let timeout: Option<f64> = args.parsed("--timeout")?;
     let quiet: Option<f64> = args.parsed("--for")?;
@@ -46,6 +47,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
             text
         }
     };
+    let from = if last { complete_lines(&text).count().saturating_sub(1) } else { from };
     let objects = parse(&text, from)?;
     let mut chosen = objects.iter().filter(|object| filters.iter().all(|filter| filter.holds(object)));
     match verb.as_str() {
@@ -53,7 +55,8 @@ pub(crate) fn run(mut args: Args) -> Result<(), Failure> {
         "count" => println!("{}", chosen.count()),
         "sum" => {
             let path = needed()?;
-            println!("{}", chosen.filter_map(|object| at(object, path)?.as_i64()).sum::<i64>());
+            let values = chosen.flat_map(|object| all(object, path));
+            println!("{}", values.filter_map(Value::as_i64).sum::<i64>());
         }
         "get" => {
             let last = chosen.next_back();
@@ -129,12 +132,27 @@ pub(crate) fn parse_line(number: usize, line: &str) -> Result<Value, Failure> {
         .map_err(|error| Failure::Failed(format!("line {number} is not JSON ({error}): {line}")))
 }
 
-/// What is at a path such as `vms.0.name`.
+/// What is at a path such as `vms.0.name`; the first of what is at one such as `vms.state:on.name`.
 fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(object, |value, name| match value {
-        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-        other => other.get(name),
-    })
+    all(object, path).into_iter().next()
+}
+
+/// All that is at a path: `list.NAME:VALUE` is every item whose field NAME is VALUE.
+fn all<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
+    path.split('.')
+        .fold(vec![object], |values, name| values.into_iter().flat_map(|value| below(value, name)).collect())
+}
+
+fn below<'a>(value: &'a Value, name: &str) -> Vec<&'a Value> {
+    match (value, name.split_once(':')) {
+        (Value::Array(items), Some((name, wanted))) => {
+            items.iter().filter(|item| shown(item, name).as_deref() == Some(wanted)).collect()
+        }
+        (Value::Array(items), None) => {
+            name.parse::<usize>().ok().and_then(|index| items.get(index)).into_iter().collect()
+        }
+        (other, _) => other.get(name).into_iter().collect(),
+    }
 }
 
 /// The same as a shell wants it: strings without quotation marks.
@@ -164,6 +182,16 @@ mod tests {
         assert_eq!(matching(&["seq>=2"]), 0);
         assert_eq!(matching(&["sizes.1=6"]), 1);
         assert_eq!(matching(&["absent!=x"]), 2);
+    }
+
+    #[test]
+    fn items_of_a_list_are_chosen_by_a_field() {
+        let text = r#"{"cells":[{"fact":"a","n":1},{"fact":"b","n":2},{"fact":"a","n":4}]}"#;
+        let object: Value = serde_json::from_str(text).unwrap();
+        let numbers = |path: &str| all(&object, path).iter().filter_map(|value| value.as_i64()).sum::<i64>();
+        assert_eq!((numbers("cells.fact:a.n"), numbers("cells.fact:c.n"), numbers("cells.1.n")), (5, 0, 2));
+        assert_eq!(shown(&object, "cells.fact:b.n").as_deref(), Some("2"));
+        assert_eq!((numbers("cells.n:4.n"), numbers("cells.absent.n")), (4, 0));
     }
 
     #[test]

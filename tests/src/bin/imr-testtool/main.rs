@@ -23,14 +23,17 @@ use args::Args;
 
 const USAGE: &str = "\
 imr-testtool churn --mib N|auto [--rounds R] [--wait-ms MS]   take, fill, verify and free memory, R rounds
-imr-testtool fill --mib N|auto [--ready FILE] [--until FILE]  fill once; hold until FILE exists; verify; free
+imr-testtool fill --mib N|auto [--same] [--ready FILE] [--until FILE] [--rewrite FILE]
+             fill once, --same: with equal pages; hold until FILE exists; verify; free. While it is held, each time
+             that the --rewrite FILE exists: verify, write anew, remove FILE
 imr-testtool files write|verify DIR_OR_DEVICE --mib N         files (or one device) of a known content
 imr-testtool ring [--times N]                                 hypercalls as an unprivileged process
 imr-testtool stat NAME                                        one counter of the guest module
-imr-testtool json lines|count|sum|get|wait|quiet --file F [--from LINE] [--field PATH] [--timeout S] [--for S]
+imr-testtool json lines|count|sum|get|wait|quiet --file F [--from LINE|--last] [--field PATH] [--timeout S] [--for S]
              [--signal NAME:PID] [--qmp SOCKET:COMMAND] [PATH=VALUE | PATH!=VALUE | PATH>=N | PATH<=N]...
 imr-testtool screen [OPTIONS] SCRIPT|- -- COMMAND...          a program on a terminal, driven by a script (--help)
-auto: 70 % of MemAvailable. LINE counts from 0. PATH is such as vm.name or vms.0.pid.";
+auto: 70 % of MemAvailable. LINE counts from 0. PATH is such as vm.name, vms.0.pid, or
+items.kind:big.size, which is of all items of a list whose kind is big (sum) or of the first.";
 
 /// Why a subcommand did not succeed.
 #[derive(Debug)]

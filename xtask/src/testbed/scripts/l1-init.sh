@@ -67,6 +67,18 @@ saved() (
 if [ ! -c /dev/kvm ]; then
     event "fail no /dev/kvm in L1: its CPU shows neither svm nor vmx, or the kvm module did not load"
 fi
+
+# A swap file on the disk that QEMU has for it (testbed/swap.rs), known by its serial number.
+swap() {
+    modprobe virtio_blk && serial=$(grep -lx imr-swap /sys/block/vd*/serial) || return
+    disk=${serial%/serial}
+    mkdir -p /run/imr/swap && mount -t ext4 "/dev/${disk##*/}" /run/imr/swap || return
+    fallocate -l $((IMR_SWAP_MIB << 20)) /run/imr/swap/file && chmod 600 /run/imr/swap/file || return
+    mkswap /run/imr/swap/file >/dev/null && swapon /run/imr/swap/file
+}
+if [ -n "$IMR_SWAP_MIB" ]; then
+    problem=$(swap 2>&1) || event "fail no swap in L1: $(echo $problem)"
+fi
 event up
 
 guests=$(seq 1 "$IMR_GUESTS")
