@@ -10,6 +10,7 @@
 )]
 
 mod residency;
+mod screen;
 
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Test { name: "privileged::doctor_json_has_every_column", run: doctor_json },
         Test { name: "privileged::top_in_batch_mode_ends_by_itself", run: top_batch },
         Test { name: "privileged::top_json_is_one_snapshot_a_line", run: top_json },
+        Test { name: "privileged::screen_survives_every_size_and_key", run: screen::every_size_and_key },
         Test { name: "privileged::vms_is_a_snapshot", run: vms },
         Test { name: "privileged::run_begins_and_ends_as_promised", run: run_records },
         Test { name: "privileged::run_ends_on_a_signal", run: run_signal },
@@ -159,8 +161,11 @@ fn top_json() -> Verdict {
     }
     let objects = json_lines(&output);
     assert_eq!(objects.len(), 2, "{}", stderr(&output));
+    let schema = serde_json::from_str(include_str!("../../docs/imr-top.schema.json")).unwrap();
+    let schema = jsonschema::draft202012::new(&schema).unwrap();
     for object in &objects {
-        assert!(object["schema_version"].is_u64() && object["vms"].is_array(), "{object}");
+        let wrong: Vec<String> = schema.iter_errors(object).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "not as docs/imr-top.schema.json says: {wrong:?}");
     }
     assert!(objects[0]["sequence"].as_u64() < objects[1]["sequence"].as_u64());
     Verdict::Passed
