@@ -9,6 +9,7 @@ pub mod command;
 mod doctor;
 mod engine;
 pub mod look;
+mod orders;
 pub mod record;
 mod reports;
 mod vms;

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::orders::{Changes, Orders};
 use super::worker::{Job, Report, Worker};
 use super::{clock, look};
 use crate::correlate::Call;
@@ -83,6 +84,7 @@ pub(super) struct FollowedVm {
 
 struct RunningWorker {
     jobs: SyncSender<Job>,
+    orders: Arc<Orders>,
     thread: JoinHandle<()>,
 }
 
@@ -152,7 +154,8 @@ impl FollowedVm {
             Ok(()) => ReclaimStatus::Ready { backend: "punch".into() },
             Err(guard) => ReclaimStatus::Forbidden { guard: guard.name().into(), why: guard.to_string() },
         };
-        self.send(Job::Layout(self.ram_ranges(), self.facts.clone()));
+        let (ranges, facts) = (self.ram_ranges(), self.facts.clone());
+        self.order(|changes| changes.layout = Some((ranges, facts)));
     }
 
     fn describe_slots(&self) -> Vec<SlotDescription> {
@@ -193,20 +196,30 @@ impl FollowedVm {
     /// What is done with offers from the next one on.
     pub(super) fn set_policy(&mut self, policy: PolicyName) {
         self.model.policy = policy;
-        self.send(Job::Policy(policy));
+        self.order(|changes| changes.policy = Some(policy));
     }
 
-    /// Asks the guest for all the memory it can offer, with the next answer that it gets. `false`: the worker has
-    /// too much to do.
+    /// Asks the guest for all the memory it can offer, with the next answer that it gets. `false`: nobody has
+    /// answered it yet, so nobody can ask.
     pub(super) fn want_all(&mut self) -> bool {
         self.want_seq += 1;
-        let pages = self.model.ram_bytes() / FRAME_SIZE;
-        self.send(Job::Want(Want { seq: self.want_seq, pages }))
+        let want = Want { seq: self.want_seq, pages: self.model.ram_bytes() / FRAME_SIZE };
+        self.order(|changes| changes.want = Some(want));
+        self.worker.is_some()
+    }
+
+    /// Leaves a change for the worker, if there is one; a new one begins with what is known then.
+    fn order(&mut self, change: impl FnOnce(&mut Changes)) {
+        if let Some(worker) = &self.worker {
+            worker.orders.leave(change);
+            // A worker whose queue is full looks at its orders anyway.
+            self.send(Job::Look);
+        }
     }
 
     /// Tells the worker, if there is one, that the VM was reset.
     pub(super) fn reset(&mut self) {
-        self.send(Job::Reset);
+        self.order(|changes| changes.reset = true);
         self.model.forget_claims(clock::monotonic_ns());
     }
 
@@ -224,7 +237,7 @@ impl FollowedVm {
 
     /// Lets the worker finish the offer it is at, and end. Its last reports are in the queue then.
     pub(super) fn stop_worker(&mut self) {
-        if let Some(RunningWorker { jobs, thread }) = self.worker.take() {
+        if let Some(RunningWorker { jobs, thread, .. }) = self.worker.take() {
             drop(jobs);
             // A worker that panicked has said so on standard error; its session is over either way.
             let _ = thread.join();
@@ -236,6 +249,7 @@ impl FollowedVm {
             VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
         let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
         let proc_dir: OwnedFd = self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
+        let orders = Arc::new(Orders::default());
         let worker = Worker {
             vm: self.model.id(),
             index: self.registration.index(),
@@ -245,6 +259,7 @@ impl FollowedVm {
             tables: start.tables.clone(),
             policy: self.model.policy,
             attach_id: start.attach_id,
+            orders: Arc::clone(&orders),
             reports: start.reports.clone(),
             session: None,
             request: Request::default(),
@@ -255,7 +270,7 @@ impl FollowedVm {
             .name(format!("imr-{}", self.model.id()))
             .spawn(move || worker.run(&receiver))
             .map_err(NoWorker::Thread)?;
-        Ok(RunningWorker { jobs, thread })
+        Ok(RunningWorker { jobs, orders, thread })
     }
 
     /// Takes over the counters of the VM.

@@ -5,18 +5,20 @@
 //! [`CALL_LIFETIME_MS`] and of the reset generation that still holds.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use imr_common::guest_abi::{CALL_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock;
+use super::orders::{Changes, Orders};
 use crate::correlate::{Call, CallOp};
 use crate::guest::lock::VmLock;
-use crate::guest::memory::{GuestMemory, MemoryError, RamRange};
+use crate::guest::memory::{GuestMemory, MemoryError};
 use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
-use crate::guest::want::{Request, Want};
+use crate::guest::want::Request;
 use crate::ingest::tables::Tables;
 use crate::model::ids::{Gfn, Gpa, VmId};
 use crate::model::latency::Stages;
@@ -31,14 +33,8 @@ use crate::reclaim::punch::Punch;
 pub(super) enum Job {
     /// Answer a call.
     Call(Call),
-    /// Do this with offers from the next one on.
-    Policy(PolicyName),
-    /// The VM was reset: forget the session.
-    Reset,
-    /// Ask the guest for memory, in the answer to its next call.
-    Want(Want),
-    /// The slots or what is behind them changed.
-    Layout(Vec<RamRange>, VmFacts),
+    /// There are changes in [`Worker::orders`].
+    Look,
 }
 
 /// What a worker tells the engine.
@@ -107,6 +103,7 @@ pub(super) struct Worker {
     pub(super) tables: Tables,
     pub(super) policy: PolicyName,
     pub(super) attach_id: u64,
+    pub(super) orders: Arc<Orders>,
     pub(super) reports: UnboundedSender<(VmId, Report)>,
     pub(super) session: Option<Session>,
     /// The newest request to the guest.
@@ -118,16 +115,25 @@ impl Worker {
     /// Works until the engine drops the other end of `jobs`.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
-            match job {
-                Job::Call(call) => self.call(call),
-                Job::Policy(policy) => self.policy = policy,
-                Job::Reset => self.end("the VM was reset, restored or shut down".into()),
-                Job::Want(want) => self.request.ask(want),
-                Job::Layout(ranges, facts) => {
-                    self.memory.set_ranges(ranges);
-                    self.facts = facts;
-                }
+            self.obey();
+            if let Job::Call(call) = job {
+                self.call(call);
             }
+        }
+    }
+
+    fn obey(&mut self) {
+        let Changes { reset, layout, policy, want } = self.orders.take();
+        if reset {
+            self.end("the VM was reset, restored or shut down".into());
+        }
+        if let Some((ranges, facts)) = layout {
+            self.memory.set_ranges(ranges);
+            self.facts = facts;
+        }
+        self.policy = policy.unwrap_or(self.policy);
+        if let Some(want) = want {
+            self.request.ask(want);
         }
     }
 

@@ -44,8 +44,7 @@ impl Engine {
         let attached = matches!(vm.model.guest, GuestStatus::Attached { .. });
         let asked = attached && vm.want_all();
         let why = match vm.model.policy {
-            _ if !attached => "not asked for: no guest module is attached, and only that can offer memory",
-            _ if !asked => "not asked for: there is too much to do for this VM; try again",
+            _ if !asked => "not asked for: no guest module is attached, and only that can offer memory",
             PolicyName::Immediate => "the guest is asked for all its free memory",
             PolicyName::Observe => {
                 "the guest is asked for all its free memory; policy observe keeps what it offers"

@@ -1,0 +1,57 @@
+//! What the engine tells a worker besides calls. The newest of each kind counts and none is lost, however many calls
+//! wait in the worker's queue: a worker that went on with an old mode or old guards would take what it must not.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::guest::memory::RamRange;
+use crate::guest::want::Want;
+use crate::model::snapshot::PolicyName;
+use crate::reclaim::guards::VmFacts;
+
+/// What has changed since the worker looked last.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// The VM was reset: forget the session.
+    pub(super) reset: bool,
+    /// The slots or what is behind them changed.
+    pub(super) layout: Option<(Vec<RamRange>, VmFacts)>,
+    /// Do this with offers from the next one on.
+    pub(super) policy: Option<PolicyName>,
+    /// Ask the guest for memory, in the answer to its next call.
+    pub(super) want: Option<Want>,
+}
+
+/// Where the engine leaves changes and the worker takes them before each job.
+#[derive(Default)]
+pub(super) struct Orders(Mutex<Changes>);
+
+impl Orders {
+    /// Leaves a change. Wakes nobody.
+    pub(super) fn leave(&self, change: impl FnOnce(&mut Changes)) {
+        // Whoever panicked with the lock held left whole values behind.
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes all that was left.
+    pub(super) fn take(&self) -> Changes {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_each_kind_is_taken_once() {
+        let orders = Orders::default();
+        orders.leave(|changes| changes.policy = Some(PolicyName::Immediate));
+        orders.leave(|changes| changes.reset = true);
+        orders.leave(|changes| changes.policy = Some(PolicyName::Observe));
+        let taken = orders.take();
+        assert_eq!((taken.reset, taken.policy), (true, Some(PolicyName::Observe)));
+        assert!(taken.layout.is_none() && taken.want.is_none());
+        let again = orders.take();
+        assert!(!again.reset && again.policy.is_none());
+    }
+}
