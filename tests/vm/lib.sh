@@ -7,6 +7,9 @@ ROOT=${IMR_ROOT:-}
 IMR_RUN=0
 IMR_LOG=/dev/null
 IMR_PID=
+# What imr-top has said, a JSON object a sample, and its pid.
+TOP=$ROOT/tmp/top.json
+TOP_PID=
 
 say() { echo "== $*"; }
 
@@ -16,6 +19,7 @@ fail() {
     for log in "$ROOT"/tmp/imr.*; do
         [ -e "$log" ] && { echo "--- $log"; tail -n 25 "$log"; }
     done
+    [ ! -e "$TOP" ] || { echo "--- the newest sample of imr-top"; tail -n 1 "$TOP"; }
     for dir in "$ROOT"/run/imr/guest[0-9]*; do
         [ -d "$dir" ] && { echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"; }
     done
@@ -106,12 +110,20 @@ module() {
     guest run -t 30 "$number" insmod /imr_guest.ko "$@" || fail "guest $number: the module does not load"
 }
 
-# hold N NAME MIB|auto: memory of guest N holds a pattern, until `release N NAME`, which verifies it.
+# hold N NAME MIB|auto [OPTIONS of fill]: memory of guest N holds a pattern, until `release N NAME`, which verifies it.
 hold() {
     guest run -t 20 "$1" "rm -f /tmp/$2.*; (imr-testtool fill --mib $3 --ready /tmp/$2.ready --until /tmp/$2.go \
-        >/tmp/$2.out 2>&1; echo \$? >/tmp/$2.status) &" || fail "guest $1: cannot start the fill"
+        --rewrite /tmp/$2.rewrite ${4:-} >/tmp/$2.out 2>&1; echo \$? >/tmp/$2.status) &" ||
+        fail "guest $1: cannot start the fill"
     guest run -t 120 "$1" "until [ -e /tmp/$2.ready ] || [ -e /tmp/$2.status ]; do usleep 20000; done; \
         cat /tmp/$2.out; [ -e /tmp/$2.ready ]" || fail "guest $1: cannot fill $3 MiB"
+}
+
+# rewrite N NAME: verifies all of it and writes another pattern.
+rewrite() {
+    guest run -t 120 "$1" "touch /tmp/$2.rewrite; while [ -e /tmp/$2.rewrite ] && [ ! -e /tmp/$2.status ]; do \
+        usleep 20000; done; cat /tmp/$2.out; [ ! -e /tmp/$2.status ]" ||
+        fail "guest $1: memory held as \"$2\" is not as it was written"
 }
 
 release() {
@@ -134,4 +146,123 @@ field_of_vm() {
         index=$((index + 1))
     done
     return 1
+}
+
+# pause N / resume N: its vCPUs do nothing in between, so that the memory stays as it is.
+pause() { guest qmp "$1" '{"execute":"stop"}' >/dev/null || fail "guest $1: cannot be paused"; }
+resume() { guest qmp "$1" '{"execute":"cont"}' >/dev/null || fail "guest $1: cannot be resumed"; }
+
+# --- the host's memory, by the kernel's own numbers ---
+
+# start_in_cgroup N: starts guest N in a cgroup (v2) of its own: what it touches from the first page on is charged there.
+start_in_cgroup() {
+    cgroup=/sys/fs/cgroup/guest$1
+    echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir "$cgroup" || fail "no cgroup for guest $1"
+    (echo 0 >"$cgroup/cgroup.procs" && guest start "$1") || fail "guest $1 does not start in its cgroup"
+}
+
+# push_out N KIB: the host reclaims from guest N's cgroup until so much of its RAM is in swap.
+push_out() {
+    start=$(cut -d. -f1 /proc/uptime)
+    while [ "$(ram_kib "$1" Swap)" -lt "$2" ]; do
+        [ $(($(cut -d. -f1 /proc/uptime) - start)) -lt 60 ] || fail "only $(ram_kib "$1" Swap) of $2 KiB were swapped out"
+        # Fails when it got less than asked for.
+        echo 16M >"/sys/fs/cgroup/guest$1/memory.reclaim" 2>/dev/null
+    done
+}
+
+# ram_vma N: first and last address of the mapping of guest N's RAM, by its size: QEMU has no other as large.
+ram_vma() {
+    sed -n 's/^\([0-9a-f]*\)-\([0-9a-f]*\) .*/\1 \2/p' "/proc/$(guest pid "$1")/maps" | while read -r from to; do
+        [ $((0x$to - 0x$from)) -lt $((GUEST_MEM << 20)) ] || echo "$from $to"
+    done
+}
+
+# ram_kib N FIELD: a field of that mapping in smaps, such as Rss or Swap (of shared memory, too), KiB.
+ram_kib() {
+    ram=$(ram_vma "$1")
+    awk -v ram="${ram% *}-${ram#* }" -v field="$2:" '/^[0-9a-f]+-[0-9a-f]+ / { here = $1 == ram }
+        here && $1 == field { print $2; found = 1 } END { exit !found }' "/proc/$(guest pid "$1")/smaps"
+}
+
+# --- imr-top ---
+
+# top_start [ARGS]: `imr-top --json` in the background; returns with its first sample.
+top_start() {
+    : >"$TOP"
+    imr-top --json "$@" >"$TOP" 2>"$ROOT/tmp/imr.top.err" &
+    TOP_PID=$!
+    await 30 "the first sample of imr-top" top_has 'vms.0.name=guest1'
+}
+
+# top_stop: ends it as Ctrl-C does, which its status tells of (130).
+top_stop() {
+    kill -INT "$TOP_PID" || fail "imr-top has ended before"
+    wait "$TOP_PID"
+    ended=$?
+    [ $ended = 130 ] || fail "imr-top ended with status $ended: $(cat "$ROOT/tmp/imr.top.err")"
+}
+
+# top_has FILTER...: whether the newest sample is like that.
+top_has() { [ "$(imr-testtool json count --file "$TOP" --last "$@")" = 1 ]; }
+
+# top PATH: a number in the newest sample; of several, the sum.
+top() { imr-testtool json sum --file "$TOP" --last --field "$1"; }
+
+# top_kib FIELD: bytes of the first VM in the newest sample, as KiB.
+top_kib() { echo $(($(top "vms.0.$1") / 1024)); }
+
+# blocks FACT: how many blocks of the first VM are that.
+blocks() { top "vms.0.cross.fact:$1.blocks"; }
+
+# Up to so much of the RAM's mapping is no guest memory to KVM: the hole below 1 MiB, which belongs to the ROMs.
+APART=1024
+
+# agree SECONDS WHAT FIELD COMMAND...: waits until imr-top's FIELD and the kernel's number, KiB by COMMAND, are no further
+# apart than that. The memory has to be at rest. What imr-top knows of swapped and merged memory is read every 5 s, and
+# less often when that takes more than 50 ms, as it may under the emulator.
+agree() {
+    limit=$1; what=$2; field=$3; shift 3
+    start=$(cut -d. -f1 /proc/uptime)
+    while :; do
+        known=$(top_kib "$field"); real=$("$@") || fail "$what: no number by $*"
+        apart=$((known > real ? known - real : real - known))
+        took=$(($(cut -d. -f1 /proc/uptime) - start))
+        [ "$apart" -gt "$APART" ] || break
+        [ "$took" -lt "$limit" ] || fail "$what: $field is $known KiB to imr-top and $real KiB by $* after $took s"
+        usleep 200000
+    done
+    say "$what: $field is $known KiB to imr-top, $real KiB by $* ($took s)"
+}
+
+# attach_to_running COMMAND...: starts imr-top; its very first sample of the paused guest 1 has to be right.
+attach_to_running() {
+    top_start
+    known=$(($(imr-testtool json get --file "$TOP" --field vms.0.resident_bytes sequence=1) / 1024)); real=$("$@")
+    say "very first sample: $known KiB resident, $real KiB by $*"
+    need "something is resident" "$real" -ge $((32 * 1024))
+    need "the first sample is right: KiB apart" $((known > real ? known - real : real - known)) -le $APART
+}
+
+# swapped_and_back NAME RESIDENT...: the paused guest 1 was pushed out but for LEFT MiB; it verifies and writes the HELD MiB
+# that it holds as NAME, and that brings them back. RESIDENT is the command for what is resident, KiB.
+swapped_and_back() {
+    held=$1; shift
+    agree 40 "pushed out" swapped_bytes ram_kib 1 Swap
+    agree 40 "pushed out" resident_bytes "$@"
+    out=$(top_kib swapped_bytes)
+    out_blocks=$(blocks swapped)
+    need "blocks that were pushed out are swapped" "$out_blocks" -ge $(((HELD - LEFT) / 2))
+    need "imr-top's host line knows of the swap, KiB" $(($(top host.swap_used) / 1024)) -ge "$out"
+    resume 1
+    rewrite 1 "$held"
+    pause 1
+    agree 40 "touched again" swapped_bytes ram_kib 1 Swap
+    agree 40 "touched again" resident_bytes "$@"
+    back=$((out - $(top_kib swapped_bytes)))
+    say "swapped: $out_blocks blocks with $out KiB; back: $back KiB; now swapped: $(blocks swapped) blocks"
+    need "what was touched has come back, KiB" "$back" -ge $(((HELD - LEFT) * 1024))
+    # The first and the last block of what is held may be of others, too.
+    need "blocks that were touched are not swapped" $((out_blocks - $(blocks swapped))) -ge $(((HELD - LEFT) / 2 - 2))
+    resume 1
 }

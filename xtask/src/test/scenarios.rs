@@ -75,6 +75,11 @@ fn slow_batches() -> Machine {
     Machine { ram: GuestRam::Memfd, guest_mib: 320, ..Machine::default() }
 }
 
+/// Small, as all of it is scanned, swapped out and read back in 4 KiB pages; the script has it in a cgroup.
+fn pushed_out() -> Machine {
+    Machine { ram: GuestRam::Memfd, guest_mib: 256, swap_mib: 512, autostart: false, ..Machine::default() }
+}
+
 /// All of them, the simplest first.
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "boot_and_free", script: "boot_and_free.sh", machine: Machine::default },
@@ -143,6 +148,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
+    Scenario {
+        name: "private_memory",
+        script: "private_memory.sh",
+        machine: || Machine { ram: GuestRam::Anon, module: false, ..pushed_out() },
+    },
+    Scenario { name: "shared_memory", script: "shared_memory.sh", machine: pushed_out },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];
 

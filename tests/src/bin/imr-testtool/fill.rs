@@ -119,7 +119,7 @@ mod tests {
         fs::write(&asked, b"").unwrap();
         let holder = thread::spawn(move || run(Args::new(options.split_whitespace().map(str::to_owned))));
         for round in 0..2 {
-            while Path::new(&asked).exists() {
+            while Path::new(&asked).exists() && !holder.is_finished() {
                 thread::sleep(Duration::from_millis(1));
             }
             if round == 0 {
