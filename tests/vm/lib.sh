@@ -215,11 +215,12 @@ top_kib() { echo $(($(top "vms.0.$1") / 1024)); }
 # blocks FACT: how many blocks of the first VM are that.
 blocks() { top "vms.0.cross.fact:$1.blocks"; }
 
-# Up to so much of the RAM's mapping is no guest memory to KVM: the hole below 1 MiB, which belongs to the ROMs.
-APART=1024
+# How far, in KiB, imr-top and the kernel may be apart. So much of the RAM's mapping is no guest memory to KVM: the hole
+# below 1 MiB, which belongs to the ROMs.
+apart_kib() { echo 1024; }
 
 # agree SECONDS WHAT FIELD COMMAND...: waits until imr-top's FIELD and the kernel's number, KiB by COMMAND, are no further
-# apart than that. The memory has to be at rest. What imr-top knows of swapped and merged memory is read every 5 s, and
+# apart. The memory has to be at rest. What imr-top knows of swapped and merged memory is read every 5 s, and
 # less often when that takes more than 50 ms, as it may under the emulator.
 agree() {
     limit=$1; what=$2; field=$3; shift 3
@@ -228,7 +229,7 @@ agree() {
         known=$(top_kib "$field"); real=$("$@") || fail "$what: no number by $*"
         apart=$((known > real ? known - real : real - known))
         took=$(($(cut -d. -f1 /proc/uptime) - start))
-        [ "$apart" -gt "$APART" ] || break
+        [ "$apart" -gt "$(apart_kib)" ] || break
         [ "$took" -lt "$limit" ] || fail "$what: $field is $known KiB to imr-top and $real KiB by $* after $took s"
         usleep 200000
     done
@@ -241,7 +242,7 @@ attach_to_running() {
     known=$(($(imr-testtool json get --file "$TOP" --field vms.0.resident_bytes sequence=1) / 1024)); real=$("$@")
     say "very first sample: $known KiB resident, $real KiB by $*"
     need "something is resident" "$real" -ge $((32 * 1024))
-    need "the first sample is right: KiB apart" $((known > real ? known - real : real - known)) -le $APART
+    need "the first sample is right: KiB apart" $((known > real ? known - real : real - known)) -le "$(apart_kib)"
 }
 
 # swapped_and_back NAME RESIDENT...: the paused guest 1 was pushed out but for LEFT MiB; it verifies and writes the HELD MiB

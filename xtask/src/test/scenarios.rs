@@ -154,6 +154,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         machine: || Machine { ram: GuestRam::Anon, module: false, ..pushed_out() },
     },
     Scenario { name: "shared_memory", script: "shared_memory.sh", machine: pushed_out },
+    // There imr-top has neither PAGEMAP_SCAN nor cachestat(2).
+    Scenario {
+        name: "private_memory_6_1",
+        script: "private_memory.sh",
+        machine: || Machine {
+            ram: GuestRam::Anon,
+            module: false,
+            kernels: (KernelLine::V6_1, KernelLine::V6_1),
+            ..pushed_out()
+        },
+    },
+    Scenario {
+        name: "shared_memory_6_1",
+        script: "shared_memory.sh",
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..pushed_out() },
+    },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];
 
