@@ -179,6 +179,9 @@ pub struct Residency {
     pub swapped: u16,
     /// Frames that share their page with others because KSM found them equal.
     pub merged: u16,
+    /// The VMM maps all of the block by one page of 2 MiB or more, and KVM can then too. All its frames are resident.
+    /// False also where it cannot be known.
+    pub huge: bool,
 }
 
 impl Residency {
@@ -186,6 +189,12 @@ impl Residency {
     #[must_use]
     pub fn frames(&self) -> u16 {
         self.resident.saturating_add(self.swapped).saturating_add(self.merged)
+    }
+
+    /// Whether all 512 frames have memory of their own.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        u64::from(self.resident) == FRAMES_PER_BLOCK
     }
 
     /// Takes in what another mapping has of the same block. A block's mappings are disjoint, so that the sum stays
@@ -201,6 +210,7 @@ impl Residency {
             *sum += taken;
             room -= taken;
         }
+        self.huge = (self.huge || part.huge) && self.is_full();
     }
 
     /// With no more frames than a block has: what says so was read while it changed.
@@ -209,13 +219,14 @@ impl Residency {
         let most = FRAMES_PER_BLOCK as u16;
         let resident = self.resident.min(most);
         let merged = self.merged.min(most - resident);
-        Self { resident, merged, swapped: self.swapped.min(most - resident - merged) }
+        let swapped = self.swapped.min(most - resident - merged);
+        Self { resident, swapped, merged, huge: self.huge && resident == most }
     }
 
     /// What it looks like. Among equals the one that costs the guest more when it comes back.
     #[must_use]
     pub fn sight(self, large: bool, idle: bool) -> Sight {
-        let Self { resident, swapped, merged } = self;
+        let Self { resident, swapped, merged, huge: _ } = self;
         match (resident, swapped, merged) {
             (0, 0, 0) => Sight::Nothing,
             _ if swapped >= resident && swapped >= merged => Sight::Swapped,
@@ -290,8 +301,9 @@ mod tests {
         }
 
         #[test]
-        fn residency_never_exceeds_a_block(resident: u16, swapped: u16, merged: u16) {
-            let clamped = Residency { resident, swapped, merged }.clamped();
+        fn residency_never_exceeds_a_block(resident: u16, swapped: u16, merged: u16, huge: bool) {
+            let clamped = Residency { resident, swapped, merged, huge }.clamped();
+            prop_assert_eq!(clamped.huge, huge && resident >= 512, "a huge page has no holes");
             prop_assert!(clamped.resident + clamped.swapped + clamped.merged <= 512);
             prop_assert!(clamped.resident <= resident && clamped.swapped <= swapped && clamped.merged <= merged);
             let empty = clamped == Residency::default();

@@ -27,6 +27,12 @@ pub struct BlockReading {
 }
 
 impl BlockReading {
+    /// Whether there is a mapping whose making was seen: `large` is about that one.
+    #[must_use]
+    pub fn knows_a_mapping(&self) -> bool {
+        self.last_map_ns > 0 && self.mapped_frames > 0
+    }
+
     /// Whether two idleness scans [`IDLE_NS`] apart found it untouched in between.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -40,10 +46,33 @@ struct Private {
     /// When it was last offered or reclaimed, ns. What was mapped later was touched since.
     answered_ns: u64,
     life: Life,
-    /// Frames with memory of their own at the newest baseline; 0 after a reclaim.
-    baseline: u16,
+    /// What the newest baseline found; nothing after a reclaim.
+    baseline: Baseline,
     /// Frames counted as refaulted since the last reclaim.
     refaulted: u16,
+}
+
+/// Of a block at a baseline: how many frames have memory of their own, and, in the highest bit, whether the VMM maps
+/// them by a huge page. One field, as a block has no room for another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Baseline(u16);
+
+impl Baseline {
+    const HUGE: u16 = 1 << 15;
+
+    /// `truth` is clamped.
+    fn of(truth: Residency) -> Self {
+        Self(truth.resident | if truth.huge { Self::HUGE } else { 0 })
+    }
+
+    /// 0 to 512.
+    fn frames(self) -> u16 {
+        self.0 & !Self::HUGE
+    }
+
+    fn is_huge(self) -> bool {
+        self.0 & Self::HUGE != 0
+    }
 }
 
 /// Bytes that the model keeps of each block; a picture that has not changed shares [`BlockState`] with it.
@@ -153,12 +182,15 @@ impl SlotBlocks {
         // Right after a reclaim the zap may not have reached the table: older mappings are no refault.
         let mapped = if old.fact == HostFact::Reclaimed && !touched { 0 } else { reading.mapped_frames };
         let residency = Residency {
-            resident: private.baseline.max(mapped.saturating_sub(old.merged_frames)),
+            resident: private.baseline.frames().max(mapped.saturating_sub(old.merged_frames)),
             swapped: old.swapped_frames,
             merged: old.merged_frames,
+            huge: private.baseline.is_huge(),
         };
         new.hold(residency.clamped());
-        let sight = residency.clamped().sight(reading.large, reading.is_idle());
+        // A mapping that the table did not see made is as large as the VMM's own.
+        let large = if reading.knows_a_mapping() { reading.large } else { private.baseline.is_huge() };
+        let sight = residency.clamped().sight(large, reading.is_idle());
         new.fact = old.fact.after(Change::Seen(sight));
         self.put(index, new, ledger);
     }
@@ -183,7 +215,7 @@ impl SlotBlocks {
             return;
         };
         private.answered_ns = at_ns;
-        private.baseline = 0;
+        private.baseline = Baseline::default();
         private.refaulted = 0;
         state.hold(Residency::default());
         state.fact = state.fact.after(Change::TakenBack);
@@ -254,14 +286,14 @@ impl SlotBlocks {
         if quiet && index < self.known {
             drift.unseen_frames += u64::from(unseen);
         }
-        private.baseline = truth.resident;
+        private.baseline = Baseline::of(truth);
         if state.fact == HostFact::Reclaimed && truth != Residency::default() {
             // Somebody in the VMM's process touched it: it is back, without an SPTE.
             private.answered_ns = 0;
         }
         state.swapped_frames = truth.swapped;
         state.merged_frames = truth.merged;
-        state.hold(Residency { resident: truth.resident, swapped: truth.swapped, merged: truth.merged });
+        state.hold(truth);
         self.put(index, state, ledger);
     }
 

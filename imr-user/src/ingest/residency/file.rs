@@ -252,7 +252,8 @@ fn joined(mapped: u16, file: FilePages, frames: u64) -> Residency {
     let resident = u64::from(mapped).max(file.in_core).min(frames);
     let swapped = file.swapped.min(frames - resident);
     let count = |frames: u64| u16::try_from(frames).unwrap_or(u16::MAX);
-    Residency { resident: count(resident), swapped: count(swapped), merged: 0 }
+    // A block that the VMM maps by a huge page is full, and not asked about here.
+    Residency { resident: count(resident), swapped: count(swapped), ..Residency::default() }
 }
 
 /// mincore(2) calls every page present to a process that could not write the file (mm/mincore.c, can_do_mincore):
@@ -275,7 +276,7 @@ mod tests {
     use super::*;
 
     fn residency(resident: u16, swapped: u16) -> Residency {
-        Residency { resident, swapped, merged: 0 }
+        Residency { resident, swapped, ..Residency::default() }
     }
 
     #[test]

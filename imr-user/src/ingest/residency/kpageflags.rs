@@ -1,12 +1,15 @@
 //! /proc/kpageflags: what the kernel uses a page frame for.
 //!
-//! In: page frame numbers. Out: whether KSM merged the page, or it is the zero page. Needs CAP_SYS_ADMIN.
+//! In: page frame numbers. Out: whether KSM merged the page, it is the zero page, or part of a huge one. Needs
+//! CAP_SYS_ADMIN.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// include/uapi/linux/kernel-page-flags.h.
+const HUGE: u64 = 1 << 17;
 const KSM: u64 = 1 << 21;
+const THP: u64 = 1 << 22;
 const ZERO_PAGE: u64 = 1 << 24;
 
 /// Bytes of an entry.
@@ -37,13 +40,31 @@ pub(super) struct KPageFlags {
 }
 
 impl KPageFlags {
-    /// Calls `each` with the position of every candidate and what it is. Sorts `candidates`: (page frame number,
-    /// whatever the caller knows it by).
+    /// Calls `each` with every candidate and what it is. Sorts `candidates`: (page frame number, whatever the caller
+    /// knows it by).
     pub(super) fn classify<T: Copy + Ord>(
         &mut self,
         candidates: &mut [(u64, T)],
         mut each: impl FnMut(T, Use),
     ) {
+        self.read(candidates, |key, flags| each(key, flags.map_or(Use::Unknown, use_of)));
+    }
+
+    /// Calls `each` with the candidates whose frame is part of a huge page: a transparent one of any size, or one of
+    /// hugetlbfs. Sorts `candidates`.
+    pub(super) fn in_huge_pages<T: Copy + Ord>(
+        &mut self,
+        candidates: &mut [(u64, T)],
+        mut each: impl FnMut(T),
+    ) {
+        self.read(candidates, |key, flags| {
+            if flags.is_some_and(|flags| flags & (THP | HUGE) != 0) {
+                each(key);
+            }
+        });
+    }
+
+    fn read<T: Copy + Ord>(&mut self, candidates: &mut [(u64, T)], mut each: impl FnMut(T, Option<u64>)) {
         if self.file.is_none() {
             self.file = File::open("/proc/kpageflags").ok();
         }
@@ -58,7 +79,7 @@ impl KPageFlags {
                 let at = usize::try_from((frame - first) * ENTRY).unwrap_or(usize::MAX);
                 let entry = at.checked_add(ENTRY as usize).and_then(|end| read.get(at..end));
                 let flags = entry.and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
-                each(*key, flags.map_or(Use::Unknown, use_of));
+                each(*key, flags);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What a VMM has behind guest RAM, exactly, counted per block.
 //!
 //! In: a VMM and the segments of a slot. Out: for each block how many frames have memory of their own, how many
-//! are swapped out and how many share a page that KSM merged. Nothing is changed: no page is touched, no fault
-//! taken, and no file stays open between two readings, as that would keep a dead VM's memory allocated.
+//! are swapped out, how many share a page that KSM merged, and whether it is all one huge page. Nothing is changed:
+//! no page is touched, no fault taken, and no file stays open between two readings, as that would keep a dead VM's
+//! memory allocated.
 
 mod cachestat;
 mod file;
@@ -10,6 +11,7 @@ mod incore;
 mod kpageflags;
 mod pagemap;
 mod piece;
+mod row;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ use super::IngestError;
 use super::vmm::Vmm;
 use crate::model::backing::{BackingKind, Segment};
 use crate::model::block::Residency;
-use crate::model::ids::BlockId;
+use crate::model::ids::{BLOCK_SIZE, BlockId};
 
 /// Reads what is behind the blocks of one VM.
 #[derive(Debug)]
@@ -77,6 +79,10 @@ impl ResidencyReader {
                     }
                     Reading::Present => self.pagemap.count_present(&piece, &mut self.counts)?,
                     Reading::Private => self.pagemap.count_private(&piece, merging, &mut self.counts)?,
+                }
+                if segment.page_size >= BLOCK_SIZE && piece.is_aligned() {
+                    // On hugetlbfs there is no other way to map it.
+                    self.counts.iter_mut().for_each(|block| block.huge = block.is_full());
                 }
                 for (block, part) in out[at..].iter_mut().zip(&self.counts) {
                     block.add(*part);

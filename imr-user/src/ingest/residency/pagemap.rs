@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::kpageflags::{KPageFlags, Use};
 use super::piece::Piece;
+use super::row::Rows;
 use super::scan::{self, Region};
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
@@ -20,11 +21,11 @@ use crate::model::ids::{FRAME_SIZE, FRAMES_PER_BLOCK};
 const WORD: u64 = 8;
 
 /// Bits of a word (fs/proc/task_mmu.c, above pagemap_read, 6.1 and 6.12).
-const PRESENT: u64 = 1 << 63;
+pub(super) const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 /// Mapped once, and here.
 const EXCLUSIVE: u64 = 1 << 56;
-const PFN: u64 = (1 << 55) - 1;
+pub(super) const PFN: u64 = (1 << 55) - 1;
 /// Of a word that is not present: which swap area, or what else the entry is.
 const SWAP_TYPE: u64 = (1 << 5) - 1;
 /// Swap areas have the numbers below this one, whatever the kernel's configuration: of the 32 numbers up to 10 are
@@ -49,6 +50,7 @@ pub(super) struct Pagemap {
     flags: KPageFlags,
     /// Page frame number and block of pages that may be shared.
     candidates: Vec<(u64, usize)>,
+    rows: Rows,
     undecided_frames: u64,
 }
 
@@ -66,6 +68,7 @@ impl Pagemap {
             huge: Vec::new(),
             flags: KPageFlags::default(),
             candidates: Vec::new(),
+            rows: Rows::default(),
             undecided_frames: 0,
         })
     }
@@ -80,41 +83,62 @@ impl Pagemap {
         self.scans = false;
     }
 
-    /// Counts the pages that are mapped as resident, and nothing else.
+    /// Counts the pages that are mapped as resident, and finds huge blocks. Nothing else.
     pub(super) fn count_present(
         &mut self,
         piece: &Piece,
         counts: &mut [Residency],
     ) -> Result<(), IngestError> {
         if self.scans {
-            return self.each_region(piece, |frames, categories, _| {
-                if categories & scan::PRESENT != 0 {
-                    piece.split(frames, |block, frames| counts[block].resident += frames);
-                }
+            return self.each_region(piece, scan::PRESENT, |frames, categories, _| {
+                piece.split(frames.clone(), |block, frames| counts[block].resident += frames);
+                mark_huge(piece, frames, categories, counts);
             });
         }
-        self.each_word(piece, 0..piece.frames, |frame, word| {
+        let mut rows = self.begin_rows(piece);
+        let read = self.each_word(piece, 0..piece.frames, |frame, word| {
             counts[piece.block_of(frame)].resident += u16::from(word & PRESENT != 0);
-        })
+            rows.look(piece, frame, word);
+        });
+        self.flags.in_huge_pages(rows.found(), |block| counts[block].huge = true);
+        self.rows = rows;
+        read
     }
 
-    /// Counts what is behind a private mapping. `merging`: whether KSM may have merged some of the VMM's pages.
+    /// Counts what is behind a private mapping, and finds huge blocks. `merging`: whether KSM may have merged some of
+    /// the VMM's pages.
     pub(super) fn count_private(
         &mut self,
         piece: &Piece,
         merging: bool,
         counts: &mut [Residency],
     ) -> Result<(), IngestError> {
-        // A merged page is an ordinary one to PAGEMAP_SCAN.
-        if merging || !self.scans {
-            return self.count_words(piece, 0..counts.len(), counts);
+        if !self.scans {
+            self.count_words(piece, 0..counts.len(), counts)?;
+        } else if merging {
+            // A merged page is an ordinary one to PAGEMAP_SCAN.
+            self.each_region(piece, scan::HUGE, |frames, categories, _| {
+                mark_huge(piece, frames, categories, counts);
+            })?;
+            self.count_words(piece, 0..counts.len(), counts)?;
+        } else {
+            self.count_private_regions(piece, counts)?;
         }
+        for block in counts {
+            // The huge zero page is huge too, and no memory.
+            block.huge &= block.is_full();
+        }
+        Ok(())
+    }
+
+    fn count_private_regions(&mut self, piece: &Piece, counts: &mut [Residency]) -> Result<(), IngestError> {
         let mut huge = std::mem::take(&mut self.huge);
-        self.each_region(piece, |frames, categories, unclear| {
+        self.each_region(piece, scan::PRESENT | scan::SWAPPED, |frames, categories, unclear| {
             if categories & scan::PRESENT == 0 {
                 // Swapped out, or only moving to another frame: the type of the entry tells.
                 piece.split(frames, |block, _| unclear[block] = true);
             } else if categories & scan::HUGE != 0 {
+                mark_huge(piece, frames.clone(), categories, counts);
                 huge.push(frames);
             } else if categories & scan::ZERO == 0 {
                 piece.split(frames, |block, frames| counts[block].resident += frames);
@@ -130,7 +154,9 @@ impl Pagemap {
             let start = block + skip;
             let length = unclear[start..].iter().take_while(|unclear| **unclear).count();
             block = start + length;
-            counts[start..block].fill(Residency::default());
+            for unclear in &mut counts[start..block] {
+                *unclear = Residency { huge: unclear.huge, ..Residency::default() };
+            }
             self.count_words(piece, start..block, counts)?;
         }
         unclear.clear();
@@ -146,10 +172,12 @@ impl Pagemap {
         if read == 0 { Err(IngestError::VmmGone { pid: self.vmm.pid() }) } else { Ok(()) }
     }
 
-    /// Calls `each` with ranges of the piece's frames, their categories and the marks of the blocks.
+    /// Calls `each` with ranges of the piece's frames that are of any of the categories `wanted`, with all their
+    /// categories and with the marks of the blocks.
     fn each_region(
         &mut self,
         piece: &Piece,
+        wanted: u64,
         mut each: impl FnMut(Range<u64>, u64, &mut [bool]),
     ) -> Result<(), IngestError> {
         self.regions.resize(scan::MAX_REGIONS, Region::default());
@@ -158,7 +186,7 @@ impl Pagemap {
         let (mut start, end) =
             (piece.first_page * FRAME_SIZE, (piece.first_page + piece.frames) * FRAME_SIZE);
         while start < end {
-            let (found, walked_to) = scan::scan(&self.file, start, end, &mut self.regions)
+            let (found, walked_to) = scan::scan(&self.file, wanted, start, end, &mut self.regions)
                 .map_err(|error| self.vmm.io_failure("ioctl PAGEMAP_SCAN on", "pagemap", error))?;
             for region in &self.regions[..found] {
                 let frame = |address: u64| (address / FRAME_SIZE).saturating_sub(piece.first_page);
@@ -208,8 +236,10 @@ impl Pagemap {
         candidates.clear();
         let mut undecided = 0;
         let mut flags = std::mem::take(&mut self.flags);
+        let mut rows = self.begin_rows(piece);
         let read = self.each_word(piece, piece.frames_of(blocks), |frame, word| {
             let block = piece.block_of(frame);
+            rows.look(piece, frame, word);
             match behind(word) {
                 Behind::Nothing => {}
                 Behind::Memory => counts[block].resident += 1,
@@ -230,10 +260,19 @@ impl Pagemap {
                 undecided += 1;
             }
         });
+        flags.in_huge_pages(rows.found(), |block| counts[block].huge = true);
         self.candidates = candidates;
         self.flags = flags;
+        self.rows = rows;
         self.undecided_frames += undecided;
         read
+    }
+
+    /// Words are asked for huge pages only where the kernel has nothing better.
+    fn begin_rows(&mut self, piece: &Piece) -> Rows {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.begin(!self.scans && piece.is_aligned());
+        rows
     }
 
     /// Calls `each` with frames of the piece and their words.
@@ -259,6 +298,14 @@ impl Pagemap {
             }
         }
         Ok(())
+    }
+}
+
+/// Marks the blocks that a range of alike frames covers, if they are in memory and in huge pages.
+fn mark_huge(piece: &Piece, frames: Range<u64>, categories: u64, counts: &mut [Residency]) {
+    const WANTED: u64 = scan::PRESENT | scan::HUGE;
+    if categories & WANTED == WANTED && piece.is_aligned() {
+        piece.split(frames, |block, frames| counts[block].huge |= u64::from(frames) == FRAMES_PER_BLOCK);
     }
 }
 

@@ -26,6 +26,19 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Guest frames `gfn..gfn + frames`, the first at the address of the same number.
+    #[cfg(test)]
+    pub(super) fn at(gfn: u64, frames: u64) -> Self {
+        Self { first_page: gfn, frames, file_offset: 0, lead: gfn % FRAMES_PER_BLOCK }
+    }
+
+    /// Whether what is aligned to a block in the guest is so in the VMM's address space too. Where it is not, KVM maps
+    /// nothing of the slot by more than 4 KiB, whatever the VMM has (arch/x86/kvm/x86.c, kvm_alloc_memslot_metadata,
+    /// disallow_lpage, 6.1 and 6.12).
+    pub(super) fn is_aligned(&self) -> bool {
+        self.first_page % FRAMES_PER_BLOCK == self.lead
+    }
+
     /// Blocks it has frames of.
     pub(super) fn blocks(&self) -> usize {
         usize::try_from((self.lead + self.frames).div_ceil(FRAMES_PER_BLOCK)).unwrap_or(0)
@@ -34,6 +47,11 @@ impl Piece {
     /// The block, counted from the piece's first, that holds a frame, counted from the piece's first.
     pub(super) fn block_of(&self, frame: u64) -> usize {
         usize::try_from((self.lead + frame) / FRAMES_PER_BLOCK).unwrap_or(usize::MAX)
+    }
+
+    /// Where in its block a frame is that is counted from the piece's first, 0..512.
+    pub(super) fn place_in_block(&self, frame: u64) -> u64 {
+        (self.lead + frame) % FRAMES_PER_BLOCK
     }
 
     /// The piece's frames of some of its blocks, counted from the piece's first.

@@ -14,7 +14,8 @@ pub(super) const PRESENT: u64 = 1 << 3;
 pub(super) const SWAPPED: u64 = 1 << 4;
 /// The zero page of 4 KiB.
 pub(super) const ZERO: u64 = 1 << 5;
-/// Mapped by a huge page.
+/// Mapped by a huge page as a whole: the entry is a PMD's or hugetlbfs' (fs/proc/task_mmu.c, pagemap_thp_category and
+/// pagemap_hugetlb_category, 6.12).
 pub(super) const HUGE: u64 = 1 << 6;
 
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
@@ -59,16 +60,23 @@ const _: () = assert!(size_of::<Region>() == 24);
 /// do_pagemap_scan, walk_end, 6.12; seen on 6.18).
 pub(super) const MAX_REGIONS: usize = 512;
 
-/// Looks for memory in the addresses `start..end`. Returns how many of `regions` were filled, and up to where the
-/// kernel came: before `end` when there was no more room. `regions` has at most [`MAX_REGIONS`].
-pub(super) fn scan(pagemap: &File, start: u64, end: u64, regions: &mut [Region]) -> io::Result<(usize, u64)> {
+/// Looks in the addresses `start..end` for pages of any of the categories `wanted`. Returns how many of `regions` were
+/// filled, and up to where the kernel came: before `end` when there was no more room. `regions` has at most
+/// [`MAX_REGIONS`].
+pub(super) fn scan(
+    pagemap: &File,
+    wanted: u64,
+    start: u64,
+    end: u64,
+    regions: &mut [Region],
+) -> io::Result<(usize, u64)> {
     let mut argument = ScanArgument {
         size: size_of::<ScanArgument>() as u64,
         start,
         end,
         vec: regions.as_mut_ptr() as u64,
         vec_len: regions.len().min(MAX_REGIONS) as u64,
-        category_anyof_mask: PRESENT | SWAPPED,
+        category_anyof_mask: wanted,
         // Not PAGE_IS_FILE: the kernel would have to look at the struct page of each.
         return_mask: PRESENT | SWAPPED | ZERO | HUGE,
         ..ScanArgument::default()
@@ -82,5 +90,5 @@ pub(super) fn scan(pagemap: &File, start: u64, end: u64, regions: &mut [Region])
 
 /// Whether the kernel has it: older ones refuse every ioctl on pagemap.
 pub(super) fn is_available(pagemap: &File) -> bool {
-    scan(pagemap, 0, 0, &mut [Region::default()]).is_ok()
+    scan(pagemap, PRESENT, 0, 0, &mut [Region::default()]).is_ok()
 }
