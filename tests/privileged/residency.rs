@@ -105,7 +105,7 @@ fn read(segments: &[Segment], blocks: usize) -> Vec<Residency> {
 }
 
 fn block(resident: u16, swapped: u16, merged: u16) -> Residency {
-    Residency { resident, swapped, merged }
+    Residency { resident, swapped, merged, huge: false }
 }
 
 fn memfd(flags: MemfdFlags, blocks: usize) -> rustix::io::Result<File> {
@@ -163,7 +163,8 @@ pub(super) fn hugetlb() -> Verdict {
     memory.write(700, 1);
     let segments = segments(&memory, 2);
     assert_eq!((&segments[0].kind, segments[0].page_size), (&BackingKind::Hugetlbfs, BLOCK as u64));
-    assert_eq!(read(&segments, 2), [block(0, 0, 0), block(512, 0, 0)]);
+    let huge = Residency { huge: true, ..block(512, 0, 0) };
+    assert_eq!(read(&segments, 2), [block(0, 0, 0), huge]);
     Verdict::Passed
 }
 

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Test { name: "replay::strangers_and_late_events", run: || replay("strangers_and_late_events") },
         Test { name: "replay::slots_move", run: || replay("slots_move") },
         Test { name: "replay::swapped_merged_idle", run: || replay("swapped_merged_idle") },
+        Test { name: "replay::huge_before_imr", run: || replay("huge_before_imr") },
         Test { name: "replay::every_session_is_run", run: every_session_is_run },
         Test { name: "replay::twice_is_the_same", run: twice_is_the_same },
         Test { name: "replay::a_broken_session_is_named", run: a_broken_session_is_named },

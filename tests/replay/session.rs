@@ -199,22 +199,27 @@ fn read(table: &[BlockReading], block: usize) -> BlockReading {
     table.get(block).copied().unwrap_or_default()
 }
 
-/// `[frames with memory, in swap, merged]`.
+/// `[frames with memory, in swap, merged, mapped by a huge page]`; the last may be left out.
 fn residency(value: &Value) -> Result<Residency, String> {
     let frames = |at: usize| value[at].as_u64().and_then(|frames| u16::try_from(frames).ok());
     match (frames(0), frames(1), frames(2)) {
-        (Some(resident), Some(swapped), Some(merged)) => Ok(Residency { resident, swapped, merged }),
-        _ => Err("a block is [resident, swapped, merged]".to_owned()),
+        (Some(resident), Some(swapped), Some(merged)) => {
+            let huge = value[3].as_bool().unwrap_or_default();
+            Ok(Residency { resident, swapped, merged, huge })
+        }
+        _ => Err("a block is [resident, swapped, merged, huge]".to_owned()),
     }
 }
 
-/// `[mapped frames, time of the newest mapping, time of the newest idleness scan]`; the last may be left out.
+/// `[mapped frames, time of the newest mapping, time of the newest idleness scan, large]`; the last two may be left
+/// out.
 fn reading(value: &Value) -> Result<BlockReading, String> {
     let mapped = value[0].as_u64().and_then(|frames| u16::try_from(frames).ok());
     match (mapped, value[1].as_u64()) {
         (Some(mapped_frames), Some(last_map_ns)) => {
             let last_age_ns = value[2].as_u64().unwrap_or_default();
-            Ok(BlockReading { mapped_frames, last_map_ns, last_age_ns, ..BlockReading::default() })
+            let large = value[3].as_bool().unwrap_or_default();
+            Ok(BlockReading { mapped_frames, large, last_map_ns, last_age_ns, ..BlockReading::default() })
         }
         _ => Err("a block is [frames, ns]".to_owned()),
     }

@@ -83,6 +83,11 @@ impl Pagemap {
         self.scans = false;
     }
 
+    #[cfg(test)]
+    pub(super) fn scans(&self) -> bool {
+        self.scans
+    }
+
     /// Counts the pages that are mapped as resident, and finds huge blocks. Nothing else.
     pub(super) fn count_present(
         &mut self,
@@ -125,7 +130,7 @@ impl Pagemap {
             self.count_private_regions(piece, counts)?;
         }
         for block in counts {
-            // The huge zero page is huge too, and no memory.
+            // The huge zero page is huge too, and no memory. (What may be either is not called huge.)
             block.huge &= block.is_full();
         }
         Ok(())
@@ -246,6 +251,7 @@ impl Pagemap {
                 Behind::Swap => counts[block].swapped += 1,
                 Behind::Hidden => {
                     counts[block].resident += 1;
+                    counts[block].huge = false;
                     undecided += 1;
                 }
                 Behind::Page(pfn) => candidates.push((pfn, block)),
@@ -257,6 +263,7 @@ impl Pagemap {
             Use::Other => counts[block].resident += 1,
             Use::Unknown => {
                 counts[block].resident += 1;
+                counts[block].huge = false;
                 undecided += 1;
             }
         });

@@ -1,5 +1,7 @@
 //! Real mappings of this process, read in every way the kernel offers. What needs root is in the privileged ring.
 
+mod huge;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -25,11 +27,13 @@ struct Memory {
 
 impl Memory {
     fn anonymous(bytes: usize) -> Self {
-        let length = bytes + BLOCK;
+        // With room on both sides, so that advice makes a VMA of its own of it.
+        let length = bytes + 2 * BLOCK;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no MAP_FIXED: the kernel picks addresses that nobody uses.
         let whole = unsafe { mmap_anonymous(ptr::null_mut(), length, access, MapFlags::PRIVATE) }.unwrap();
-        Self::within(whole, length)
+        let start = whole.cast::<u8>().wrapping_add(FRAME);
+        Self { address: start.wrapping_add(start.align_offset(BLOCK)), whole: (whole, length) }
     }
 
     fn shared(file: &File, bytes: usize) -> Self {
@@ -39,9 +43,14 @@ impl Memory {
         Self { address: whole.cast(), whole: (whole, bytes) }
     }
 
-    fn within(whole: *mut core::ffi::c_void, length: usize) -> Self {
-        let skipped = whole.cast::<u8>().align_offset(BLOCK);
-        Self { address: whole.cast::<u8>().wrapping_add(skipped), whole: (whole, length) }
+    /// Aligned to a block, as `shared` need not be.
+    fn shared_aligned(file: &File, bytes: usize) -> Self {
+        let memory = Self::anonymous(bytes);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: what is replaced is this mapping's own, to which there is no reference.
+        unsafe { mmap(memory.address.cast(), bytes, access, flags, file, 0) }.unwrap();
+        memory
     }
 
     fn advise(&self, offset: usize, bytes: usize, advice: Advice) {
@@ -80,6 +89,10 @@ fn this_process() -> Arc<Vmm> {
 
 fn resident(frames: u16) -> Residency {
     Residency { resident: frames, ..Residency::default() }
+}
+
+fn frames(found: &[Residency]) -> Vec<u16> {
+    found.iter().map(Residency::frames).collect()
 }
 
 /// The same question asked with PAGEMAP_SCAN, where there is one, and by words.
@@ -163,7 +176,8 @@ fn huge_pages_are_512_frames_and_the_huge_zero_page_is_none() {
     assert_eq!(memory.read(1024), 0);
     for (reader, found) in read_slot(memory.slot(512, 3 * 512), 1, 3) {
         let undecided = u16::try_from(reader.undecided_frames()).unwrap();
-        assert_eq!(found, [resident(512), resident(0), resident(undecided)]);
+        assert_eq!(frames(&found), [512, 0, undecided]);
+        assert!(!found[1].huge && !found[2].huge, "{found:?}");
         assert!(undecided == 0 || !rustix::process::geteuid().is_root());
     }
 }
@@ -209,10 +223,18 @@ fn a_process_that_has_ended_is_told_from_an_empty_one() {
 
 #[test]
 fn what_is_read_of_a_block_stays_within_it() {
-    let mut block = Residency { resident: 300, swapped: 100, merged: 50 };
-    block.add(Residency { resident: 50, swapped: 50, merged: 50 });
-    assert_eq!(block, Residency { resident: 350, swapped: 112, merged: 50 });
+    let mut block = Residency { resident: 300, swapped: 100, merged: 50, huge: false };
+    block.add(Residency { resident: 50, swapped: 50, merged: 50, huge: false });
+    assert_eq!(block, Residency { resident: 350, swapped: 112, merged: 50, huge: false });
     assert_eq!(block.frames(), 512);
+    let huge = Residency { huge: true, ..resident(512) };
+    let mut block = resident(0);
+    block.add(huge);
+    block.add(resident(0));
+    assert_eq!(block, huge);
+    let mut block = Residency { swapped: 1, ..resident(0) };
+    block.add(huge);
+    assert!(!block.huge, "not all of it is");
 }
 
 /// A memfd of 4 blocks: frames 0..300 written without being mapped, 300..312 a hole that was punched, block 2

@@ -47,7 +47,12 @@ fn unread(_: BlockAt) -> BlockReading {
 }
 
 fn held(resident: u16, swapped: u16, merged: u16) -> Residency {
-    Residency { resident, swapped, merged }
+    Residency { resident, swapped, merged, huge: false }
+}
+
+/// As the VMM maps it by one page of 2 MiB.
+fn huge() -> Residency {
+    Residency { huge: true, ..held(512, 0, 0) }
 }
 
 /// A baseline of the blocks from `first` on, during which nothing happens.
@@ -97,6 +102,42 @@ fn large_mappings_and_idle_memory_show() {
     assert_eq!((state(&vm, 0).fact, vm.snapshot().idle_bytes), (HostFact::Idle, BLOCK_SIZE));
     vm.look((0, 0), scanned(IDLE_NS + 10, IDLE_NS + 5), 20);
     assert_eq!(state(&vm, 0).fact, HostFact::Resident2m, "found young");
+}
+
+#[test]
+fn memory_mapped_before_anybody_looked_is_as_large_as_the_vmms_pages() {
+    let mut vm = vm(0, FOUR_BLOCKS);
+    baseline(&mut vm, 0, &[huge(), held(512, 0, 0), huge(), huge()], 10);
+    let facts = |vm: &VmModel| [0, 1, 2, 3].map(|block| state(vm, block).fact);
+    let (small, large) = (HostFact::Resident4k, HostFact::Resident2m);
+    assert_eq!(facts(&vm), [large, small, large, large]);
+    // A look that shows no mapping, as after a scan for idle memory, changes nothing.
+    vm.look((0, 0), BlockReading { last_young_ns: 12, ..BlockReading::default() }, 15);
+    assert_eq!(facts(&vm), [large, small, large, large]);
+    // What the table has seen counts, whichever it is; of a mapping that is gone it knows no more.
+    touch(&mut vm, 0, 7, 20);
+    vm.look((0, 1), BlockReading { large: true, ..mapped(512, 20) }, 20);
+    touch(&mut vm, 2, 0, 20);
+    assert_eq!(facts(&vm), [small, large, large, large]);
+    vm.begin_baseline(0, 0, 4);
+    let table = |block| if block == 0 { mapped(7, 20) } else { BlockReading::default() };
+    vm.end_baseline(0, &[huge(), huge(), held(512, 0, 0), held(0, 0, 0)], 30, table, |_| ());
+    assert_eq!(facts(&vm), [small, large, small, HostFact::Untouched]);
+}
+
+#[test]
+fn a_block_that_was_taken_back_is_not_huge_any_more() {
+    let mut vm = vm(0, FOUR_BLOCKS);
+    baseline(&mut vm, 0, &[huge(), huge()], 10);
+    vm.reclaimed(Gfn::new(0), 512, 20);
+    touch(&mut vm, 0, 3, 30);
+    assert_eq!(state(&vm, 0).fact, HostFact::Refaulted);
+    baseline(&mut vm, 0, &[held(0, 0, 0), held(0, 0, 0)], 40);
+    baseline(&mut vm, 0, &[held(512, 0, 0), held(511, 0, 0)], 50);
+    assert_eq!([0, 1].map(|block| state(&vm, block).fact), [HostFact::Resident4k; 2]);
+    baseline(&mut vm, 0, &[huge(), huge()], 60);
+    assert_eq!([0, 1].map(|block| state(&vm, block).fact), [HostFact::Resident2m; 2]);
+    assert_eq!([0, 1].map(|block| state(&vm, block).resident_frames), [512; 2]);
 }
 
 #[test]
@@ -212,9 +253,15 @@ enum Step {
     Touch(usize, u16, u64),
     Age(usize, u64),
     BeginBaseline(usize),
-    EndBaseline(u16, u16, u16, u16),
+    EndBaseline(Residency, u16),
     Slots(bool),
     Reset,
+}
+
+/// More than a block holds, too: what is read while it changes.
+fn residency() -> impl Strategy<Value = Residency> {
+    (0..=600_u16, 0..=600_u16, 0..=600_u16, any::<bool>())
+        .prop_map(|(resident, swapped, merged, huge)| Residency { resident, swapped, merged, huge })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -225,8 +272,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(block, frames, late)| Step::Touch(block, frames, late)),
         (0..6_usize, 0..4_u64).prop_map(|(block, late)| Step::Age(block, late)),
         (0..6_usize).prop_map(Step::BeginBaseline),
-        (0..=600_u16, 0..=600_u16, 0..=600_u16, 0..=512_u16)
-            .prop_map(|(r, s, m, t)| Step::EndBaseline(r, s, m, t)),
+        (residency(), 0..=512_u16).prop_map(|(truth, table)| Step::EndBaseline(truth, table)),
         any::<bool>().prop_map(Step::Slots),
         Just(Step::Reset),
     ]
@@ -246,8 +292,9 @@ fn play(vm: &mut VmModel, step: &Step, now: u64) {
             vm.look((0, block), BlockReading { last_age_ns: now_ns, ..mapped(9, at) }, now_ns);
         }
         Step::BeginBaseline(first) => vm.begin_baseline(0, first, 3),
-        Step::EndBaseline(resident, swapped, merged, table) => {
-            let truth = [held(resident, swapped, merged), held(swapped, merged, resident), held(0, 0, 0)];
+        Step::EndBaseline(truth, table) => {
+            let Residency { resident, swapped, merged, huge: _ } = truth;
+            let truth = [truth, held(swapped, merged, resident), held(0, 0, 0)];
             vm.end_baseline(0, &truth, now_ns, |_| mapped(table, now_ns), |_| ());
         }
         Step::Slots(more) => {
@@ -278,6 +325,9 @@ proptest! {
                     let empty = state.resident_frames + state.swapped_frames + state.merged_frames == 0;
                     let bare = matches!(state.fact, HostFact::Reclaimed | HostFact::Untouched);
                     prop_assert_eq!(empty, bare, "{:?}", state);
+                    // No step shows the table a large mapping: only a baseline can have found it.
+                    let full = state.resident_frames == 512;
+                    prop_assert!(state.fact != HostFact::Resident2m || full, "{:?}", state);
                     let life = vm.block(BlockId::new(index as u64), u64::MAX).unwrap().life;
                     prop_assert!(life.len() <= crate::model::life::STEPS);
                 }
