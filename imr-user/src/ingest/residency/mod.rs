@@ -50,10 +50,10 @@ impl ResidencyReader {
     /// Reads the blocks `first`, `first + 1`, ... of a slot into `out`. `segments` are the slot's; what none of
     /// them covers counts as nothing.
     ///
-    /// Cost, for each GiB, on Linux 6.18 (`measure_each_backing` in this module's tests): 20 us empty, 0.4 ms in
-    /// 2 MiB pages, 3 ms in 4 KiB pages, 13 ms where KSM has merged any of the VM's pages or the kernel has no
-    /// PAGEMAP_SCAN, 25 ms for a shared file that others have filled and the kernel has no cachestat(2). The VMM's
-    /// mmap_lock is held, for reading, for at most 128 MiB at a time.
+    /// Cost, for each GiB: some ten microseconds empty, under a millisecond in 2 MiB pages, a few milliseconds in 4 KiB
+    /// pages, some ten milliseconds where KSM has merged any of the VM's pages or the kernel has neither PAGEMAP_SCAN
+    /// nor cachestat(2). imr-top shows what it takes here (view health). The VMM's mmap_lock is held, for reading, for
+    /// at most 128 MiB at a time.
     ///
     /// # Errors
     /// [`IngestError::VmmGone`]; [`IngestError::MappingChanged`] where `segments` are out of date; what cannot be

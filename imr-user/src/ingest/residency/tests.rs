@@ -4,7 +4,6 @@ mod huge;
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
 use std::{fs::File, ptr};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
@@ -310,80 +309,4 @@ fn pieces_cover_what_is_asked_for_once() {
     assert_eq!((piece.blocks(), piece.block_of(9)), (1, 0));
     let long = piece_of(0, 1 << 30, &memory);
     assert_eq!((long.frames, long.blocks()), (64 * 512, 64));
-}
-
-/// `cargo test --release -p imr-user measure_ -- --ignored --nocapture --test-threads=1`: microseconds for each GiB.
-mod measure {
-    use super::*;
-
-    fn per_gib(name: &str, bytes: usize, mut once: impl FnMut()) {
-        once();
-        let mut best = f64::MAX;
-        for _ in 0..5 {
-            let start = Instant::now();
-            once();
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        println!("{name}: {:.0} us/GiB", best * 1e6 * (1_u64 << 30) as f64 / bytes as f64);
-    }
-
-    fn slot(name: &str, memory: &Memory, bytes: usize, expected: u64) {
-        let vmm = this_process();
-        let segments = vmm.segments(&[memory.slot(0, (bytes / FRAME) as u64)]).unwrap().remove(0);
-        for (how, words_only, source) in [
-            ("PAGEMAP_SCAN, cachestat", false, Source::Cachestat),
-            ("PAGEMAP_SCAN, mincore", false, Source::Mincore),
-            ("words, mincore", true, Source::Mincore),
-        ] {
-            let mut reader = ResidencyReader::open(&vmm).unwrap();
-            reader.source = source;
-            if words_only {
-                reader.pagemap.read_words_only();
-            }
-            let mut found = vec![resident(0); bytes / BLOCK];
-            per_gib(&format!("{name}, {how}"), bytes, || {
-                reader.read(&segments, BlockId::new(0), &mut found).unwrap();
-            });
-            assert_eq!(found.iter().map(|block| u64::from(block.frames())).sum::<u64>(), expected, "{name}");
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement; takes 1 GiB and root"]
-    fn measure_each_backing() {
-        let bytes = 1 << 30;
-        let frames = bytes / FRAME;
-        {
-            let memory = Memory::anonymous(bytes);
-            memory.advise(0, bytes, Advice::LinuxNoHugepage);
-            slot("anonymous, empty", &memory, bytes, 0);
-            (0..frames).step_by(2).for_each(|frame| memory.write(frame));
-            slot("anonymous, every other 4 KiB page", &memory, bytes, frames as u64 / 2);
-            (0..frames).for_each(|frame| memory.write(frame));
-            slot("anonymous, 4 KiB pages", &memory, bytes, frames as u64);
-        }
-        {
-            let memory = Memory::anonymous(bytes);
-            memory.advise(0, bytes, Advice::LinuxHugepage);
-            (0..frames).for_each(|frame| memory.write(frame));
-            slot("anonymous, 2 MiB pages", &memory, bytes, frames as u64);
-        }
-        {
-            let memory = Memory::anonymous(bytes);
-            memory.advise(0, bytes, Advice::LinuxNoHugepage);
-            (0..frames).for_each(|frame| assert_eq!(memory.read(frame), 0));
-            slot("anonymous, zero page", &memory, bytes, 0);
-        }
-        let file = File::from(memfd_create("residency-test", MemfdFlags::CLOEXEC).unwrap());
-        ftruncate(&file, bytes as u64).unwrap();
-        let memory = Memory::shared(&file, bytes);
-        slot("memfd, empty", &memory, bytes, 0);
-        (0..frames).step_by(2).for_each(|frame| memory.write(frame));
-        slot("memfd, every other page", &memory, bytes, frames as u64 / 2);
-        (0..frames).for_each(|frame| memory.write(frame));
-        slot("memfd, 4 KiB pages", &memory, bytes, frames as u64);
-        drop(memory);
-        let memory = Memory::shared(&file, bytes);
-        slot("memfd, full, nothing mapped", &memory, bytes, frames as u64);
-    }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Instant;
 
 use imr_common::host_abi::COARSE_SHIFT;
 
@@ -174,42 +173,4 @@ fn no_change_is_lost_among_writers_and_a_taker() {
         enough.store(true, Ordering::SeqCst);
         assert!(lost.is_empty(), "blocks {lost:?} changed unseen in round {}", round.load(Ordering::SeqCst));
     });
-}
-
-/// `cargo test --release -p imr-user -- --ignored --nocapture cost_of_looking`
-#[test]
-#[ignore = "a measurement; says nothing in a debug build"]
-fn cost_of_looking_at_100_vms_of_64_gib() {
-    const BLOCKS: u64 = 100 * 64 * 512;
-    let tables = Tables::in_memory(BLOCKS).unwrap();
-    // All of it is there, as it is in an eBPF map.
-    for index in 0..BLOCKS {
-        tables.note_mapped(index, 0, 1);
-    }
-    let mut sum = 0_u64;
-    let mut look = |what: &str| {
-        let start = Instant::now();
-        let mut found = 0;
-        tables.take_changed(0..BLOCKS, |_, record| {
-            found += 1;
-            sum += u64::from(record.mapped_frames());
-        });
-        println!("{what}: {found} of {BLOCKS} blocks changed, {:?}", start.elapsed());
-    };
-    look("all");
-    for _ in 0..5 {
-        look("none");
-    }
-    let mut random = 1_u64;
-    for _ in 0..5 {
-        for _ in 0..65_536 {
-            tables.note_mapped(next(&mut random) % BLOCKS, 1, 2);
-        }
-        look("some");
-    }
-    for index in BLOCKS / 2..BLOCKS / 2 + 65_536 {
-        tables.note_mapped(index, 1, 2);
-    }
-    look("neighbours");
-    assert!(sum > 0);
 }
