@@ -1,9 +1,11 @@
 //! The view "timeline": where the memory of a VM, or of all of them, has been, with refaults, pressure and swap below.
 //!
-//! Input: the samples that [`History`](super::history::History) keeps. Output: cells, the newest sample on the right.
+//! Input: the points that [`History`](super::history::History) keeps. Output: cells, the newest sample on the right. Every
+//! column stands for the same span of time, from a sample to an hour.
 
 mod bins;
 mod chart;
+mod scale;
 #[cfg(test)]
 mod tests;
 
@@ -13,18 +15,21 @@ use ratatui::text::{Line, Span};
 
 use self::bins::{HostBin, MemoryBin, host_bins, memory_bins};
 use self::chart::{LAYERS, Layer};
+use self::scale::{Scale, WIDTHS_MS};
 use super::context::{Action, Context, Response};
 use super::format;
+use super::history::{History, Point, Sample};
 use super::layout::{Piece, draw, fit, split, wrap};
 use super::page::{self, Scope};
 use super::theme::{Role, Theme};
+use crate::model::snapshot::{GuestStatus, VmSnapshot};
 
-/// Greatest power of two of samples a column: the whole history in a few columns.
-const ZOOM_MOST: u8 = 6;
 /// Columns before the chart where names have no room, and where they have.
 const GUTTERS: [u16; 2] = [6, 17];
 /// Width from which they have.
 const NAMED_FROM: u16 = 60;
+/// Width from which the title says what the view is of, as the tabs do.
+const TITLED_FROM: u16 = 100;
 /// Columns from one label of the time axis to the next.
 const TICK: usize = 16;
 /// Rows from one label of the memory axis to the next.
@@ -34,22 +39,32 @@ const AXIS: u16 = 4;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TimelineState {
     scope: Scope,
-    /// log2 of the samples a column.
-    zoom: u8,
+    /// What a column stands for, of [`WIDTHS_MS`]; `None`: about a sample, however far apart these are.
+    zoom: Option<usize>,
 }
 
-pub(crate) fn act(
-    state: &mut TimelineState,
-    action: Action,
-    _context: &Context<'_>,
-    _area: Rect,
-) -> Response {
+impl TimelineState {
+    fn width(&self, history: &History) -> usize {
+        self.zoom.unwrap_or_else(|| scale::finest(history.host().apart_ms()))
+    }
+
+    /// A step; not to where columns would only repeat samples.
+    fn zoom(&mut self, history: &History, closer: bool) {
+        let now = self.width(history);
+        if !closer {
+            self.zoom = Some((now + 1).min(WIDTHS_MS.len() - 1));
+        } else if now > scale::finest(history.host().apart_ms()) {
+            self.zoom = Some(now - 1);
+        }
+    }
+}
+
+pub(crate) fn act(state: &mut TimelineState, action: Action, context: &Context<'_>, _area: Rect) -> Response {
     match action {
         Action::Left | Action::Right | Action::Enter => state.scope.toggle(),
-        Action::ZoomIn => state.zoom = state.zoom.saturating_sub(1),
-        Action::ZoomOut => state.zoom = (state.zoom + 1).min(ZOOM_MOST),
-        Action::Wheel(by) if by < 0 => state.zoom = state.zoom.saturating_sub(1),
-        Action::Wheel(_) => state.zoom = (state.zoom + 1).min(ZOOM_MOST),
+        Action::ZoomIn => state.zoom(context.history, true),
+        Action::ZoomOut => state.zoom(context.history, false),
+        Action::Wheel(by) => state.zoom(context.history, by < 0),
         _ => return Response::Ignored,
     }
     Response::Done
@@ -69,8 +84,9 @@ pub(crate) fn paint(state: &TimelineState, context: &Context<'_>, buffer: &mut B
     let theme = context.theme;
     let vm = state.scope.vm(context);
     let name = page::subject(context, vm);
-    let points = vm.map_or(Some(context.history.all()), |vm| context.history.vm(vm.id));
-    let Some(points) = points.filter(|points| !points.is_empty()) else {
+    let history = context.history;
+    let series = vm.map_or(Some(history.all()), |vm| history.vm(vm.id));
+    let Some((series, oldest)) = series.and_then(|series| Some((series, series.points().next()?))) else {
         let title = page::title(theme, name, vec!["memory over time".to_owned()], area.width.into());
         let text = Span::styled("no sample yet", theme.style(Role::Dim));
         draw(buffer, area, &[title, Line::from(text)]);
@@ -79,29 +95,35 @@ pub(crate) fn paint(state: &TimelineState, context: &Context<'_>, buffer: &mut B
     let gutter = GUTTERS[usize::from(area.width >= NAMED_FROM)];
     let gutter = if area.width >= gutter + 8 { gutter } else { 0 };
     let columns = usize::from(area.width - gutter);
-    let bins = memory_bins(points, state.zoom, columns);
-    let newest = context.history.host().back().map_or(0, |point| point.sequence);
-    let host = host_bins(context.history.host(), newest, state.zoom, columns);
+    // No farther than the snapshot on the screen: samples come in while it is held.
+    let until_ms = history.time_of(context.snapshot);
+    let scale = Scale { width_ms: WIDTHS_MS[state.width(history)], until_ms, columns };
+    let bins = memory_bins(series.points(), scale);
+    let host = host_bins(history.host().points(), scale);
 
     let width = usize::from(area.width);
-    let rows = rows(legends(context, &bins, &host, area.width < NAMED_FROM), width, area.height);
+    let narrow = area.width < NAMED_FROM;
+    let rate = bins.last().and_then(Option::as_ref).and_then(MemoryBin::refault_rate);
+    let legends = legends(context, now(context, vm), &bins, rate, narrow);
+    let rows = rows(legends, width, area.height);
     let (above, body) = split(area, rows.title);
     if rows.title > 0 {
-        let rest = title_rest(state.zoom, &bins, context);
+        let rest = title_rest(scale, oldest.since_ms(), context, area.width);
         draw(buffer, above, &[page::title(theme, name, rest, width)]);
     }
     let taken = rows.lines.iter().sum::<u16>() + rows.axis + rows.legend.len() as u16;
     let (graph, below) = split(body, body.height.saturating_sub(taken));
     let inner = |rect: Rect| Rect { x: rect.x + gutter, width: rect.width - gutter, ..rect };
-    let most = chart::nice_bytes(bins.iter().flatten().map(|bin| bin.layers.iter().sum()).max().unwrap_or(0));
-    let layers: Vec<_> = bins.iter().map(|bin| bin.as_ref().map(|bin| bin.layers)).collect();
+    let layers: Vec<_> = bins.iter().map(|bin| bin.as_ref().map(MemoryBin::layers)).collect();
+    let most =
+        chart::nice_bytes(layers.iter().flatten().map(|layers| layers.iter().sum()).max().unwrap_or(0));
     chart::stack(buffer, inner(graph), theme, &layers, most);
     for row in (0..graph.height).step_by(AXIS.into()).filter(|_| gutter > 0) {
         let value = most as f64 * f64::from(graph.height - row) / f64::from(graph.height);
         label(buffer, graph, row, gutter, theme, "", &format::bytes_short(value as u64));
     }
     let (axis, mut below) = split(below, rows.axis);
-    draw(buffer, inner(axis), &[time_axis(theme, &bins)]);
+    draw(buffer, inner(axis), &[time_axis(theme, scale)]);
     for (line, height) in small_lines(&bins, &host).into_iter().zip(rows.lines) {
         let (place, rest) = split(below, height);
         below = rest;
@@ -148,15 +170,29 @@ fn rows(legend: [Vec<Piece>; 2], columns: usize, height: u16) -> Rows {
     Rows { title, legend, axis, lines }
 }
 
+/// What a VM, or all of them, have in the snapshot on the screen; and what their guests call free.
+fn now(context: &Context<'_>, vm: Option<&VmSnapshot>) -> (Point, u64) {
+    let mut sum = (Point::default(), 0);
+    for vm in vm.map_or(context.snapshot.vms.as_slice(), std::slice::from_ref) {
+        sum.0.add(&Point::of(vm));
+        sum.1 += if matches!(vm.guest, GuestStatus::Attached { .. }) { vm.guest_free_bytes } else { 0 };
+    }
+    sum
+}
+
 /// What the symbols mean and how much there is of each now; and the other numbers of now.
 fn legends(
     context: &Context<'_>,
+    (now, guest_free): (Point, u64),
     bins: &[Option<MemoryBin>],
-    host: &[Option<HostBin>],
+    rate: Option<u64>,
     narrow: bool,
 ) -> [Vec<Piece>; 2] {
     let theme = context.theme;
-    let newest = bins.last().and_then(Option::as_ref);
+    let shown = bins.iter().flatten().map(MemoryBin::layers);
+    let shown =
+        shown.reduce(|sum, layers| LAYERS.map(|layer| sum[layer as usize].max(layers[layer as usize])));
+    let now = bins::amounts(&now);
     let dim = theme.style(Role::Dim);
     let layers = LAYERS.iter().map(|layer| {
         let (symbol, style) = chart::look(theme, *layer);
@@ -168,29 +204,27 @@ fn legends(
             Layer::Reclaimed => ("reclaimed", "recl", 7),
         };
         // What is nowhere in the picture needs no explanation first.
-        let shown = bins.iter().flatten().any(|bin| bin.layers[*layer as usize] > 0);
+        let shown = shown.is_some_and(|most| most[*layer as usize] > 0);
         let (name, weight) = (if narrow { short } else { name }, if shown { weight } else { weight - 5 });
-        let amount = newest.map_or(0, |bin| bin.newest[*layer as usize]);
         Piece::new(
             weight,
             vec![
                 Span::styled(symbol.to_string(), style),
                 Span::styled(format!(" {name} "), dim),
-                Span::raw(format::bytes_short(amount)),
+                Span::raw(format::bytes_short(now[*layer as usize])),
             ],
         )
     });
     let fact = |weight: u8, label: &'static str, value: String| {
         Piece::new(weight, vec![Span::styled(label, dim), Span::raw(value)])
     };
-    let rate = newest.and_then(|bin| bin.refault_rate());
-    let now = host.last().and_then(Option::as_ref);
-    let swap = format::bytes_of(now.map_or(0, |bin| bin.swap_newest), context.snapshot.host.swap_total);
+    let host = &context.snapshot.host;
+    let swap = format::bytes_of(host.swap_used, host.swap_total);
     let others = vec![
         fact(9, "refaults ", rate.map_or("-".to_owned(), |rate| format!("{}/s", format::bytes(rate)))),
-        fact(8, "host pressure ", now.and_then(|bin| bin.pressure_newest).map_or_else(unknown, percent)),
-        fact(7, "host swap ", if context.snapshot.host.swap_total == 0 { "none".to_owned() } else { swap }),
-        fact(5, "guest says free ", format::bytes(newest.map_or(0, |bin| bin.guest_free))),
+        fact(8, "host pressure ", host.pressure_some_avg10.map_or_else(unknown, percent)),
+        fact(7, "host swap ", if host.swap_total == 0 { "none".to_owned() } else { swap }),
+        fact(5, "guest says free ", format::bytes(guest_free)),
     ];
     [layers.collect(), others]
 }
@@ -203,41 +237,39 @@ fn percent(share: f32) -> String {
     format!("{share:.2} %")
 }
 
-fn title_rest(zoom: u8, bins: &[Option<MemoryBin>], context: &Context<'_>) -> Vec<String> {
-    let samples = match zoom {
-        0 => "a column 1 sample".to_owned(),
-        zoom => format!("a column {} samples", 1u32 << zoom),
+fn title_rest(scale: Scale, oldest_ms: u64, context: &Context<'_>, columns: u16) -> Vec<String> {
+    let back = if oldest_ms < scale.begin_ms() {
+        // Of whole columns, so that it stands still.
+        scale.width_ms * scale.columns as u64
+    } else {
+        scale.until_ms.saturating_sub(oldest_ms)
     };
-    let newest = bins.last().and_then(Option::as_ref).map_or(context.snapshot.unix_ms, |bin| bin.unix_ms);
-    vec!["memory over time".to_owned(), samples, format!("newest {} UTC", format::clock_utc(newest))]
+    let mut rest = vec![format!("a column {}", scale::span(scale.width_ms))];
+    if back > 0 {
+        rest.push(format!("{} back", scale::span(back)));
+    }
+    rest.push(format!("newest {} UTC", format::clock_utc(context.snapshot.unix_ms)));
+    if columns >= TITLED_FROM {
+        rest.insert(0, "memory over time".to_owned());
+    }
+    rest
 }
 
 /// How long ago the columns were.
-fn time_axis(theme: Theme, bins: &[Option<MemoryBin>]) -> Line<'static> {
-    let Some(newest) = bins.last().and_then(Option::as_ref) else { return Line::default() };
+fn time_axis(theme: Theme, scale: Scale) -> Line<'static> {
     let mut text = String::new();
     // Ticks are counted from the newest, so that they stand still.
-    for (column, bin) in bins.iter().enumerate() {
-        let ago = bins.len() - 1 - column;
-        let Some(bin) = bin.as_ref().filter(|_| ago > 0 && ago.is_multiple_of(TICK)) else { continue };
-        let mark = format!("|-{}", age(newest.unix_ms.saturating_sub(bin.unix_ms)));
-        text = format!("{}{mark}", format::left(&text, column, ' '));
+    for column in (0..scale.columns).filter(|column| (scale.columns - 1 - column).is_multiple_of(TICK)) {
+        let ago = (scale.columns - 1 - column) as u64;
+        if ago > 0 {
+            let mark = format!("|-{}", scale::short_span(ago * scale.width_ms));
+            text = format!("{}{mark}", format::left(&text, column, ' '));
+        }
     }
     let now = "now|";
-    let before = bins.len().saturating_sub(now.len());
+    let before = scale.columns.saturating_sub(now.len());
     text = format!("{}{now}", format::left(&text, before, ' '));
     Line::from(Span::styled(text, theme.style(Role::Dim)))
-}
-
-/// A time in the unit that suits it.
-fn age(ms: u64) -> String {
-    let seconds = ms as f64 / 1000.0;
-    match seconds {
-        ..10.0 => format!("{seconds:.1}s"),
-        ..300.0 => format!("{seconds:.0}s"),
-        ..18_000.0 => format!("{:.0}m", seconds / 60.0),
-        _ => format!("{:.0}h", seconds / 3600.0),
-    }
 }
 
 /// One of the smaller lines.
@@ -258,7 +290,7 @@ fn small_lines(bins: &[Option<MemoryBin>], host: &[Option<HostBin>]) -> [SmallLi
         host.iter().map(|bin| bin.as_ref().and_then(value)).collect()
     };
     let refaults = of_bins(|bin| bin.refault_rate().map(|rate| rate as f64));
-    let pressure = of_host(HostBin::pressure);
+    let pressure = of_host(|bin| bin.pressure.map(f64::from));
     let swap = of_host(|bin| Some(bin.swap() as f64));
     let greatest =
         |values: &[Option<f64>]| values.iter().flatten().fold(0.0, |most: f64, value| most.max(*value));
