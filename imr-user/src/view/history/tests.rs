@@ -1,7 +1,6 @@
 //! The history: bounded, in order, every sample once, whatever the clock and the rate do.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -220,29 +219,4 @@ fn time_goes_on_when_the_clock_does_not() {
     ];
     assert_eq!(points, expected);
     assert_eq!(history.time_of(&sample), 7_843_000);
-}
-
-/// `cargo test --release -p imr-user -- --ignored --nocapture cost_of_a_sample`
-#[test]
-#[ignore = "a measurement; says nothing in a debug build"]
-fn cost_of_a_sample() {
-    for vms in [100, 1000] {
-        let mut history = History::default();
-        let mut sample = many(vms);
-        let mut took = Vec::new();
-        // First so far apart that each ends every span, until all is full; then as they are.
-        for at in 1..=4000u64 {
-            let apart = if at <= 1000 { 300_000 } else { 1000 };
-            (sample.sequence, sample.unix_ms) = (at, sample.unix_ms + apart);
-            let start = Instant::now();
-            history.note(black_box(&sample));
-            if at > 1000 {
-                took.push(start.elapsed());
-            }
-        }
-        took.sort_unstable();
-        let bytes = history.vms.values().map(bytes).sum::<usize>() >> 10;
-        let [half, most, all] = [took.len() / 2, took.len() * 99 / 100, took.len() - 1].map(|at| took[at]);
-        println!("{vms} VMs: p50 {half:?}, p99 {most:?}, max {all:?}; {bytes} KiB");
-    }
 }
