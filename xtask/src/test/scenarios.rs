@@ -111,6 +111,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "vm_before_imr", script: "vm_before_imr.sh", machine: Machine::default },
     Scenario {
+        name: "vm_before_imr_6_1",
+        script: "vm_before_imr.sh",
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..Machine::default() },
+    },
+    Scenario {
         name: "vm_after_imr",
         script: "vm_after_imr.sh",
         machine: || Machine { autostart: false, ..Machine::default() },
