@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Test { name: "privileged::residency_memfd_pages_of_others", run: residency::memfd_pages_of_others },
         Test { name: "privileged::residency_mapping_that_changed", run: residency::mapping_that_changed },
         Test { name: "privileged::residency_hugetlb", run: residency::hugetlb },
+        Test { name: "privileged::residency_memfd_in_huge_pages", run: residency::memfd_in_huge_pages },
         Test { name: "privileged::residency_merged_pages", run: residency::merged_pages },
         Test { name: "privileged::residency_swapped_anonymous", run: residency::swapped_anonymous },
         Test { name: "privileged::residency_swapped_file", run: residency::swapped_file },

@@ -62,6 +62,16 @@ impl Memory {
         Self { address: whole.cast(), whole: (whole, bytes) }
     }
 
+    /// Aligned to a block, as `shared` need not be.
+    fn shared_aligned(file: &File, bytes: usize) -> Self {
+        let memory = Self::anonymous(bytes);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: what is replaced is this mapping's own, to which there is no reference.
+        unsafe { mmap(memory.address.cast(), bytes, access, flags, file, 0) }.unwrap();
+        memory
+    }
+
     fn advise(&self, offset: usize, bytes: usize, advice: Advice) {
         let at = self.address.wrapping_add(offset).cast();
         // SAFETY: the range lies in this mapping, and nobody holds a reference into it.
@@ -106,6 +116,11 @@ fn read(segments: &[Segment], blocks: usize) -> Vec<Residency> {
 
 fn block(resident: u16, swapped: u16, merged: u16) -> Residency {
     Residency { resident, swapped, merged, huge: false }
+}
+
+/// Mapped by one page of 2 MiB.
+fn huge() -> Residency {
+    Residency { huge: true, ..block(512, 0, 0) }
 }
 
 fn memfd(flags: MemfdFlags, blocks: usize) -> rustix::io::Result<File> {
@@ -163,8 +178,40 @@ pub(super) fn hugetlb() -> Verdict {
     memory.write(700, 1);
     let segments = segments(&memory, 2);
     assert_eq!((&segments[0].kind, segments[0].page_size), (&BackingKind::Hugetlbfs, BLOCK as u64));
-    let huge = Residency { huge: true, ..block(512, 0, 0) };
-    assert_eq!(read(&segments, 2), [block(0, 0, 0), huge]);
+    assert_eq!(read(&segments, 2), [block(0, 0, 0), huge()]);
+    Verdict::Passed
+}
+
+pub(super) fn memfd_in_huge_pages() -> Verdict {
+    root_or_skip!();
+    let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+    if !Path::new(path).exists() {
+        return Verdict::Skipped("this kernel has no huge pages for memfds".to_owned());
+    }
+    let mut allowed = Settings::default();
+    allowed.set(path, "advise");
+    let file = memfd(MemfdFlags::empty(), 3).unwrap();
+    let memory = Memory::shared_aligned(&file, 3 * BLOCK);
+    memory.advise(0, BLOCK, Advice::LinuxHugepage);
+    memory.advise(BLOCK, 2 * BLOCK, Advice::LinuxNoHugepage);
+    (0..2 * 512).for_each(|frame| memory.write(frame, 1));
+    let held = fstat(&file).unwrap().st_blocks;
+    let kernel_kib = smaps_kib(memory.address, "ShmemPmdMapped");
+    if kernel_kib == 0 {
+        return Verdict::Skipped("this machine has no free huge page".to_owned());
+    }
+    assert_eq!(kernel_kib, 2048);
+    let mut slot = memory.slot(3);
+    let of = |slot| this_process().segments(&[slot]).unwrap().remove(0);
+    assert_eq!(read(&of(slot), 3), [huge(), block(512, 0, 0), block(0, 0, 0)]);
+    // Another process' page tables are its own: here nothing of the file is mapped.
+    let other = Memory::shared_aligned(&file, 3 * BLOCK);
+    assert_eq!(read(&segments(&other, 3), 3), [block(512, 0, 0), block(512, 0, 0), block(0, 0, 0)]);
+    // A guest whose blocks lie across the VMM's.
+    slot.base_gfn = 1;
+    slot.npages -= 1;
+    assert_eq!(read(&of(slot), 2), [block(511, 0, 0), block(512, 0, 0)]);
+    assert_eq!(fstat(&file).unwrap().st_blocks, held, "reading has changed the file");
     Verdict::Passed
 }
 
@@ -249,6 +296,14 @@ pub(super) fn swapped_file() -> Verdict {
     Verdict::Passed
 }
 
+/// A field of the VMA that begins at an address, KiB.
+fn smaps_kib(address: *const u8, field: &str) -> u64 {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&format!("{:x}-", address as u64)));
+    let found = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.strip_suffix(" kB"));
+    found.unwrap().trim().parse().unwrap()
+}
+
 fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap_or(0));
@@ -265,7 +320,10 @@ impl Settings {
     fn set(&mut self, path: &str, value: &str) {
         let before = fs::read_to_string(path).unwrap();
         fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
-        self.before.push((path.to_owned(), before.trim().to_owned()));
+        // Where there is a choice, all are shown, and the chosen one in brackets.
+        let chosen = before.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let before = chosen.map_or(before.trim(), |(chosen, _)| chosen);
+        self.before.push((path.to_owned(), before.to_owned()));
     }
 }
 
