@@ -78,7 +78,8 @@ pub(super) struct FollowedVm {
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
     want_seq: u64,
-    shows_young: bool,
+    /// Since when idleness scans of it are followed, ns; `None` where the MMU does not show what they find.
+    young_since: Option<u64>,
     worker: Option<RunningWorker>,
 }
 
@@ -118,7 +119,7 @@ impl FollowedVm {
             calls_dropped: 0,
             reset_told_ns: None,
             want_seq: 0,
-            shows_young: Mmu::read().shows_young(),
+            young_since: Mmu::read().shows_young().then(clock::monotonic_ns),
             worker: None,
         };
         vm.set_segments(segments);
@@ -286,7 +287,7 @@ impl FollowedVm {
     pub(super) fn refresh(&mut self, tables: &Tables, now_ns: u64) {
         let registration = &self.registration;
         let blocks_of = |slot, count| registration.block_base(slot).map(|base| base..base + count as u64);
-        look::at_changes(&mut self.model, tables, blocks_of, self.shows_young, now_ns);
+        look::at_changes(&mut self.model, tables, blocks_of, self.young_since, now_ns);
     }
 
     /// Takes over what reading a slice has given.
@@ -296,8 +297,8 @@ impl FollowedVm {
         self.refresh(tables, now_ns);
         let registration = &self.registration;
         let mut stale = Vec::new();
-        let shows_young = self.shows_young;
-        let look = |index| read(registration, tables, shows_young, (slot, index));
+        let young_since = self.young_since;
+        let look = |index| read(registration, tables, young_since, (slot, index));
         self.model.end_baseline(slot, truth, now_ns, look, |index| stale.push(index));
         if let Some(base) = registration.block_base(slot) {
             stale.into_iter().for_each(|index| tables.forget_mapped(base + index as u64));
@@ -307,8 +308,8 @@ impl FollowedVm {
     /// The guest said that these frames are free.
     pub(super) fn offered(&mut self, tables: &Tables, base_gfn: Gfn, npages: u64, now_ns: u64) {
         let registration = &self.registration;
-        let shows_young = self.shows_young;
-        self.model.offered(base_gfn, npages, now_ns, |at| read(registration, tables, shows_young, at));
+        let young_since = self.young_since;
+        self.model.offered(base_gfn, npages, now_ns, |at| read(registration, tables, young_since, at));
     }
 }
 
@@ -316,12 +317,12 @@ impl FollowedVm {
 fn read(
     registration: &Registration,
     tables: &Tables,
-    shows_young: bool,
+    young_since: Option<u64>,
     (slot, block): BlockAt,
 ) -> BlockReading {
     let base = registration.block_base(slot);
     base.map_or_else(BlockReading::default, |base| {
-        look::reading(&tables.block(base + block as u64), shows_young)
+        look::reading(&tables.block(base + block as u64), young_since)
     })
 }
 

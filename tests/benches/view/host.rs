@@ -98,7 +98,7 @@ pub(crate) fn sample(vms: &mut [VmModel], tables: &Tables, sequence: u64, uptime
             let start = first + if slot == 0 { 0 } else { LOW_BLOCKS };
             Some(start..start + count as u64)
         };
-        look::at_changes(vm, tables, place, true, now_ns);
+        look::at_changes(vm, tables, place, Some(0), now_ns);
     }
     Snapshot {
         schema_version: SCHEMA_VERSION,
