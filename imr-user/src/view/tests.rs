@@ -123,22 +123,30 @@ fn other_keys_and_columns_80x24() {
     insta::assert_snapshot!(screen_with(App::new(settings, Vec::new()), &two(), 80, 24, &[]));
 }
 
+/// All views but the first, one below the other.
+fn every_view(columns: u16, rows: u16) -> String {
+    let shown = |digit: char| screen(&two(), columns, rows, &[KeyCode::Char(digit)]).to_string();
+    ('2'..='7').map(shown).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_view_200x50() {
+    insta::assert_snapshot!(every_view(200, 50));
+}
+
 #[test]
 fn every_view_80x24() {
-    let shown = |digit: char| screen(&two(), 80, 24, &[KeyCode::Char(digit)]).to_string();
-    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!(every_view(80, 24));
 }
 
 #[test]
 fn every_view_40x12() {
-    let shown = |digit: char| screen(&two(), 40, 12, &[KeyCode::Char(digit)]).to_string();
-    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!(every_view(40, 12));
 }
 
 #[test]
 fn every_view_20x5() {
-    let shown = |digit: char| screen(&two(), 20, 5, &[KeyCode::Char(digit)]).to_string();
-    insta::assert_snapshot!(('2'..='7').map(shown).collect::<Vec<_>>().join("\n"));
+    insta::assert_snapshot!(every_view(20, 5));
 }
 
 #[test]
