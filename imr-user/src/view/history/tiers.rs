@@ -85,28 +85,37 @@ impl<S: Sample> Series<S> {
 
     /// The points, oldest first: every sample as far as they go, before that the shortest spans that there are.
     pub(crate) fn points(&self) -> impl Iterator<Item = &S> {
-        // Of each tier, from when to when it is asked.
+        // Of each tier, from when to when it is asked; and the tiers that are asked at all, finest first.
         let mut asked = [(0, 0); KEPT.len()];
         asked[0] = (0, u64::MAX);
-        let mut finer = 0;
+        let mut used = vec![0];
         for (coarser, span) in (1..).zip(SPANS_MS) {
-            let [Some(first), Some(oldest), Some(newest)] = [
-                self.tiers[finer].points.front(),
-                self.tiers[coarser].points.front(),
-                self.tiers[coarser].points.back(),
-            ] else {
-                break;
-            };
-            // Where samples are farther apart than spans, a coarser tier may well end before a finer one.
-            if !self.tiers[finer].lost || oldest.since_ms() >= first.since_ms() {
-                continue;
+            while let Some(&finer) = used.last() {
+                let [Some(first), Some(oldest), Some(newest)] = [
+                    self.tiers[finer].points.front(),
+                    self.tiers[coarser].points.front(),
+                    self.tiers[coarser].points.back(),
+                ] else {
+                    break;
+                };
+                // Where samples are farther apart than spans, a coarser tier may well end before a finer one. One that
+                // ends with it may still have more: the very first sample stands for no time.
+                if !self.tiers[finer].lost || oldest.since_ms() > first.since_ms() {
+                    break;
+                }
+                // The span of the first has lost some of its points. Never cut inside a span: what it says would
+                // change with each point that goes.
+                let cut = ((first.unix_ms() / span).min(newest.unix_ms() / span) + 1) * span;
+                if cut < asked[finer].1 {
+                    asked[finer].0 = cut;
+                    asked[coarser] = (0, cut);
+                    used.push(coarser);
+                    break;
+                }
+                // It goes back hardly any farther than a finer one, and nothing is left to ask it for.
+                asked[finer] = (0, 0);
+                used.pop();
             }
-            // The span of the first has lost some of its points. Never cut inside a span: what it says would change
-            // with each point that goes.
-            let cut = ((first.unix_ms() / span).min(newest.unix_ms() / span) + 1) * span;
-            asked[finer].0 = cut;
-            asked[coarser] = (0, cut);
-            finer = coarser;
         }
         asked.into_iter().enumerate().rev().flat_map(|(at, (from, until))| {
             let points = &self.tiers[at].points;
