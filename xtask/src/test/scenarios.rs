@@ -38,6 +38,13 @@ pub(super) struct Machine {
     pub(super) swap_mib: u32,
 }
 
+impl Scenario {
+    /// Whether its script resets guests on purpose.
+    pub(super) fn resets_guests(&self) -> bool {
+        self.name.starts_with("reset_")
+    }
+}
+
 impl Default for Machine {
     fn default() -> Self {
         Self {

@@ -51,14 +51,21 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
         }
         Err(error) => return Err(error),
     };
+    let (mut second_tries, mut seconds_lost) = (0, 0.0);
     for scenario in chosen {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
         let mut outcome = run_one(scenario, &tools, &logs)?;
         let mut again = if outcome.retries > 0 { ", L1 hung at boot and was booted again" } else { "" };
-        if outcome.problem.is_none() && outcome.status == NOT_BOOTED {
-            println!("test {} ... a guest hung at boot; once more", scenario.name);
+        if let Some((what, tag)) = once_more(scenario, &outcome) {
+            println!("test {} ... {what}; once more", scenario.name);
             show_failure(&outcome, &logs);
-            again = ", at the second try: a guest hung at boot";
+            again = tag;
+            seconds_lost += outcome.elapsed.as_secs_f64();
+            second_tries += 1;
+            // What the first try left is evidence.
+            let kept = logs.with_extension("first-try");
+            fs::remove_dir_all(&kept).ok();
+            fs::rename(&logs, &kept).with_context(|| format!("cannot keep {}", logs.display()))?;
             outcome = run_one(scenario, &tools, &logs)?;
         }
         let seconds = outcome.elapsed.as_secs_f64();
@@ -74,7 +81,21 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
             show_failure(&outcome, &logs);
         }
     }
+    if second_tries > 0 {
+        println!("{second_tries} scenario(s) at the second try, {seconds_lost:.0} s lost: see above");
+    }
     Ok(tally)
+}
+
+/// Why a failed scenario is run once more, if so: what failed was the guest under the emulator, before anything was
+/// tested or with nobody having asked for it. Once only, said aloud, and with the first try's logs kept.
+fn once_more(scenario: &Scenario, outcome: &Outcome) -> Option<(&'static str, &'static str)> {
+    if outcome.problem.is_none() && outcome.status == NOT_BOOTED {
+        return Some(("a guest hung at boot", ", at the second try: a guest hung at boot"));
+    }
+    let reset = outcome.guest_resets > 0 && !scenario.resets_guests();
+    (reset && !outcome.success())
+        .then_some(("a guest reset itself", ", at the second try: a guest reset itself at the first"))
 }
 
 /// Builds all that the scenarios need and returns the folder of the static tools.
@@ -121,4 +142,20 @@ fn show_failure(outcome: &Outcome, logs: &Path) {
         }
     }
     println!("    all of it: {}", logs.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_guest_did_by_itself_is_tried_again() {
+        let scenario = |name: &str| SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();
+        let outcome = |status, guest_resets| Outcome { status, guest_resets, ..Outcome::default() };
+        assert!(once_more(scenario("two_vms"), &outcome(1, 1)).is_some());
+        assert!(once_more(scenario("two_vms"), &outcome(NOT_BOOTED, 0)).is_some());
+        assert!(once_more(scenario("two_vms"), &outcome(1, 0)).is_none(), "it failed by itself");
+        assert!(once_more(scenario("two_vms"), &outcome(0, 1)).is_none(), "it did not fail");
+        assert!(once_more(scenario("reset_in_batch"), &outcome(1, 1)).is_none(), "it was reset on purpose");
+    }
 }

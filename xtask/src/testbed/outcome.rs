@@ -73,6 +73,8 @@ pub(crate) struct Outcome {
     pub(crate) host_up: Option<Duration>,
     /// How long each guest took until its userspace was up the first time, from the start of L1's QEMU.
     pub(crate) guests_up: Vec<(u32, Duration)>,
+    /// How often a guest came up again: it was reset.
+    pub(crate) guest_resets: u32,
     /// How long all took.
     pub(crate) elapsed: Duration,
     /// What scripts and testbed said, in the order of arrival.

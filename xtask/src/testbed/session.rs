@@ -283,6 +283,7 @@ impl Session<'_> {
                 let took = started.elapsed();
                 let again = self.outcome.guests_up.iter().any(|(other, _)| *other == n);
                 if again {
+                    self.outcome.guest_resets += 1;
                     self.note(&format!("guest {n} is up again"));
                 } else {
                     self.outcome.guests_up.push((n, took));
