@@ -6,7 +6,7 @@ use super::*;
 use crate::model::block::HostFact;
 use crate::model::snapshot::Snapshot;
 use crate::view::history::History;
-use crate::view::history::testing::{ASCII, SIZES, busy, context, of_blocks, painted, quiet};
+use crate::view::history::testing::{assert_at_every_size, busy, context, of_blocks, painted, quiet};
 use crate::view::testing::block;
 
 fn shown(context: &Context<'_>, state: &CrossState, size: (u16, u16)) -> String {
@@ -17,16 +17,9 @@ fn shown(context: &Context<'_>, state: &CrossState, size: (u16, u16)) -> String 
 fn at_every_size() {
     let (snapshot, history) = (busy(), History::default());
     let context = context(&snapshot, &history, 0);
-    for size in SIZES {
-        let name = format!("{}x{}", size.0, size.1);
-        insta::assert_snapshot!(name, shown(&context, &CrossState::default(), size));
-    }
+    assert_at_every_size!(shown, context, CrossState::default());
     let all = CrossState { scope: Scope::All, ..CrossState::default() };
     insta::assert_snapshot!("all_80x20", shown(&context, &all, (80, 20)));
-    let ascii = Context { theme: ASCII, ..context };
-    let text = shown(&ascii, &CrossState::default(), (80, 20));
-    assert!(text.is_ascii());
-    insta::assert_snapshot!("ascii_80x20", text);
 }
 
 #[test]

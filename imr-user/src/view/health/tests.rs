@@ -4,7 +4,7 @@ use super::findings::COUNTERS;
 use super::*;
 use crate::model::snapshot::{ProbeState, ProbeStatus, Snapshot};
 use crate::view::history::History;
-use crate::view::history::testing::{ASCII, SIZES, busy, context, many, painted, quiet};
+use crate::view::history::testing::{assert_at_every_size, busy, context, many, painted, quiet};
 
 fn text(context: &Context<'_>, state: &HealthState, size: (u16, u16)) -> String {
     painted(size, |buffer, area| paint(state, context, buffer, area))
@@ -14,13 +14,7 @@ fn text(context: &Context<'_>, state: &HealthState, size: (u16, u16)) -> String 
 fn at_every_size() {
     let (snapshot, history) = (busy(), History::default());
     let context = context(&snapshot, &history, 0);
-    for size in SIZES {
-        let name = format!("{}x{}", size.0, size.1);
-        insta::assert_snapshot!(name, text(&context, &HealthState::default(), size));
-    }
-    let ascii = text(&Context { theme: ASCII, ..context }, &HealthState::default(), (80, 20));
-    assert!(ascii.is_ascii());
-    insta::assert_snapshot!("ascii_80x20", ascii);
+    assert_at_every_size!(text, context, HealthState::default());
     for size in [(80, 64), (40, 90)] {
         let name = format!("whole_{}", size.0);
         insta::assert_snapshot!(name, text(&context, &HealthState::default(), size));

@@ -45,6 +45,21 @@ pub(crate) fn painted((columns, rows): (u16, u16), paint: impl FnOnce(&mut Buffe
     (area.top()..area.bottom()).map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// Compares a view with its expected screens: at every size, and in ASCII. `$shown` paints a context and a state.
+macro_rules! assert_at_every_size {
+    ($shown:ident, $context:expr, $state:expr) => {
+        let (context, state) = ($context, $state);
+        for size in $crate::view::history::testing::SIZES {
+            insta::assert_snapshot!(format!("{}x{}", size.0, size.1), $shown(&context, &state, size));
+        }
+        let ascii = Context { theme: $crate::view::history::testing::ASCII, ..context };
+        let ascii = $shown(&ascii, &state, (80, 20));
+        assert!(ascii.is_ascii());
+        insta::assert_snapshot!("ascii_80x20", ascii);
+    };
+}
+pub(crate) use assert_at_every_size;
+
 /// Gives the VM these blocks, and every sum that follows from them.
 pub(crate) fn of_blocks(vm: &mut VmSnapshot, blocks: &[(u64, BlockState)]) {
     vm.cross = CrossTable::default();

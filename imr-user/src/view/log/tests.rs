@@ -4,7 +4,7 @@ use super::summary::{Tally, by_guard, by_kind};
 use super::*;
 use crate::model::snapshot::Snapshot;
 use crate::view::history::History;
-use crate::view::history::testing::{ASCII, SIZES, busy, context, painted};
+use crate::view::history::testing::{assert_at_every_size, busy, context, painted};
 
 fn text(context: &Context<'_>, state: &LogState, size: (u16, u16)) -> String {
     painted(size, |buffer, area| paint(state, context, buffer, area))
@@ -29,13 +29,7 @@ fn selected(state: &LogState, snapshot: &Snapshot) -> (u64, usize) {
 fn at_every_size() {
     let (snapshot, history) = (busy(), History::default());
     let context = context(&snapshot, &history, 1);
-    for size in SIZES {
-        let name = format!("{}x{}", size.0, size.1);
-        insta::assert_snapshot!(name, text(&context, &LogState::default(), size));
-    }
-    let ascii = text(&Context { theme: ASCII, ..context }, &LogState::default(), (80, 20));
-    assert!(ascii.is_ascii());
-    insta::assert_snapshot!("ascii_80x20", ascii);
+    assert_at_every_size!(text, context, LogState::default());
     let this = LogState { scope: Scope::Selected, ..LogState::default() };
     insta::assert_snapshot!("this_vm_80x20", text(&context, &this, (80, 20)));
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::view::history::History;
-use crate::view::history::testing::{ASCII, SIZES, busy, context, many, painted};
+use crate::view::history::testing::{assert_at_every_size, busy, context, many, painted};
 
 fn shown(context: &Context<'_>, state: &StagesState, size: (u16, u16)) -> String {
     painted(size, |buffer, area| paint(state, context, buffer, area))
@@ -12,13 +12,7 @@ fn shown(context: &Context<'_>, state: &StagesState, size: (u16, u16)) -> String
 fn at_every_size() {
     let (snapshot, history) = (busy(), History::default());
     let context = context(&snapshot, &history, 0);
-    for size in SIZES {
-        let name = format!("{}x{}", size.0, size.1);
-        insta::assert_snapshot!(name, shown(&context, &StagesState::default(), size));
-    }
-    let ascii = shown(&Context { theme: ASCII, ..context }, &StagesState::default(), (80, 20));
-    assert!(ascii.is_ascii());
-    insta::assert_snapshot!("ascii_80x20", ascii);
+    assert_at_every_size!(shown, context, StagesState::default());
 }
 
 #[test]
