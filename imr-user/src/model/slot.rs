@@ -186,11 +186,12 @@ impl SlotBlocks {
             swapped: old.swapped_frames,
             merged: old.merged_frames,
             huge: private.baseline.is_huge(),
-        };
-        new.hold(residency.clamped());
+        }
+        .clamped();
+        new.hold(residency);
         // A mapping that the table did not see made is as large as the VMM's own.
         let large = if reading.knows_a_mapping() { reading.large } else { private.baseline.is_huge() };
-        let sight = residency.clamped().sight(large, reading.is_idle());
+        let sight = residency.sight(large, reading.is_idle());
         new.fact = old.fact.after(Change::Seen(sight));
         self.put(index, new, ledger);
     }
@@ -291,8 +292,6 @@ impl SlotBlocks {
             // Somebody in the VMM's process touched it: it is back, without an SPTE.
             private.answered_ns = 0;
         }
-        state.swapped_frames = truth.swapped;
-        state.merged_frames = truth.merged;
         state.hold(truth);
         self.put(index, state, ledger);
     }

@@ -9,7 +9,6 @@ use std::collections::vec_deque::Iter;
 use std::time::Duration;
 
 pub(crate) use self::tiers::{Sample, Series};
-use crate::model::block::GuestClaim;
 use crate::model::ids::VmId;
 use crate::model::snapshot::{Snapshot, VmSnapshot};
 
@@ -139,10 +138,9 @@ impl History {
 impl Point {
     /// What a VM has now.
     pub(crate) fn of(vm: &VmSnapshot) -> Self {
-        let free = vm.cross.sum(|claim, _| claim == GuestClaim::Free).resident_bytes();
         Self {
-            resident_in_use: vm.resident_bytes.saturating_sub(free),
-            resident_free: free,
+            resident_in_use: vm.resident_bytes.saturating_sub(vm.free_held_bytes),
+            resident_free: vm.free_held_bytes,
             reclaimed: vm.reclaimed_now_bytes,
             swapped: vm.swapped_bytes,
             merged: vm.merged_bytes,
