@@ -240,6 +240,14 @@ impl Vmm {
         self.read_text("ksm_stat").ok().and_then(|text| field(&text, "ksm_merging_pages "))
     }
 
+    /// Its private memory that is swapped out, bytes; pages of shared files are not among it. `None` where
+    /// /proc/PID/status cannot be read.
+    #[must_use]
+    pub fn swap_bytes(&self) -> Option<u64> {
+        let status = self.read_text("status").ok()?;
+        field::<u64>(&status, "VmSwap:").map(|kib| kib * 1024)
+    }
+
     /// /proc/PID/pagemap, for reading.
     pub(super) fn pagemap_file(&self) -> Result<File, IngestError> {
         self.open_at("pagemap", OFlags::RDONLY).map(File::from)
@@ -382,8 +390,9 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_nothing_merged() {
+    fn this_process_has_no_swap_and_nothing_merged() {
         let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
+        assert!(vmm.swap_bytes().is_some());
         assert!(matches!(vmm.merged_pages(), None | Some(0)));
     }
 

@@ -92,6 +92,8 @@ fn anonymous_huge_pages_are_huge_where_they_lie_as_the_guests() {
 #[test]
 fn a_huge_page_that_was_broken_up_is_none() {
     let (memory, _) = or_skip!(anonymous_huge());
+    // Or khugepaged may come by and make it one again.
+    memory.advise(0, BLOCKS * BLOCK, Advice::LinuxNoHugepage);
     memory.advise(BLOCK + 7 * FRAME, FRAME, Advice::LinuxDontNeed);
     for (_, found) in read_slot(memory.slot(0, PAGES), 1, 1) {
         assert_eq!(found, [resident(511)]);
