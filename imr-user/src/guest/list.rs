@@ -3,7 +3,7 @@
 use imr_common::guest_abi::{LIST_END, LIST_RECORD_SIZE, MAX_OFFER_ORDER, MAX_RANGES};
 use thiserror::Error;
 
-use crate::guest::memory::{GuestMemory, MemoryError};
+use crate::guest::memory::{MemoryError, PageMemory};
 use crate::model::ids::{FRAME_SIZE, Gfn, Gpa};
 
 /// Bytes of one entry.
@@ -71,7 +71,7 @@ pub enum ListError {
 /// # Errors
 /// [`MemoryError`] when it cannot be read.
 pub fn copy(
-    memory: &GuestMemory,
+    memory: &impl PageMemory,
     record_gpa: Gpa,
 ) -> Result<Box<[u8; LIST_RECORD_SIZE as usize]>, MemoryError> {
     let mut bytes = Box::new([0; LIST_RECORD_SIZE as usize]);

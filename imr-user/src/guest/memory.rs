@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{Ordering, fence};
 
 use thiserror::Error;
 
@@ -51,6 +52,28 @@ pub enum MemoryError {
     },
 }
 
+/// What the handshake needs of guest-physical memory. [`GuestMemory`] is the real one; a model checker has one of its
+/// own, so that it runs the very code that answers a guest.
+pub trait PageMemory {
+    /// Whether `len` bytes from `start` lie completely inside one RAM slot.
+    fn is_ram(&self, start: Gpa, len: u64) -> bool;
+
+    /// Copies `buffer.len()` bytes from guest-physical `start`.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; the buffer's content is then undefined.
+    fn read(&self, start: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Copies `bytes` to guest-physical `start`.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; some of the bytes may have been written.
+    fn write(&self, start: Gpa, bytes: &[u8]) -> Result<(), MemoryError>;
+
+    /// Full fence: whatever was written before it is seen by the guest before anything after it is read.
+    fn fence(&self);
+}
+
 /// Access to the RAM of one VM.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -70,32 +93,6 @@ impl GuestMemory {
         self.ranges = ranges;
     }
 
-    /// Whether `len` bytes from `start` lie completely inside one RAM slot.
-    #[must_use]
-    pub fn is_ram(&self, start: Gpa, len: u64) -> bool {
-        self.hva(start, len).is_ok()
-    }
-
-    /// Copies `buffer.len()` bytes from guest-physical `start`.
-    ///
-    /// # Errors
-    /// [`MemoryError`]; the buffer's content is then undefined.
-    pub fn read(&self, start: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        let len = buffer.len() as u64;
-        let hva = self.hva(start, len)?;
-        self.mem.read_exact_at(buffer, hva.get()).map_err(|source| failed("read", start, len, source))
-    }
-
-    /// Copies `bytes` to guest-physical `start`.
-    ///
-    /// # Errors
-    /// [`MemoryError`]; some of the bytes may have been written.
-    pub fn write(&self, start: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
-        let len = bytes.len() as u64;
-        let hva = self.hva(start, len)?;
-        self.mem.write_all_at(bytes, hva.get()).map_err(|source| failed("write", start, len, source))
-    }
-
     fn hva(&self, start: Gpa, len: u64) -> Result<Hva, MemoryError> {
         self.ranges
             .iter()
@@ -105,6 +102,28 @@ impl GuestMemory {
                 (end <= range.len).then(|| Hva::new(range.hva.get() + into))
             })
             .ok_or(MemoryError::OutsideRam { start, len })
+    }
+}
+
+impl PageMemory for GuestMemory {
+    fn is_ram(&self, start: Gpa, len: u64) -> bool {
+        self.hva(start, len).is_ok()
+    }
+
+    fn read(&self, start: Gpa, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buffer.len() as u64;
+        let hva = self.hva(start, len)?;
+        self.mem.read_exact_at(buffer, hva.get()).map_err(|source| failed("read", start, len, source))
+    }
+
+    fn write(&self, start: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        let len = bytes.len() as u64;
+        let hva = self.hva(start, len)?;
+        self.mem.write_all_at(bytes, hva.get()).map_err(|source| failed("write", start, len, source))
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 

@@ -8,7 +8,7 @@ use imr_common::guest_abi::{
 use std::mem::offset_of;
 use thiserror::Error;
 
-use crate::guest::memory::{GuestMemory, MemoryError};
+use crate::guest::memory::{MemoryError, PageMemory};
 use crate::model::ids::{FRAME_SIZE, Gpa};
 
 /// The fields of the guest half that the host uses.
@@ -138,7 +138,7 @@ impl GuestFields {
     ///
     /// # Errors
     /// [`MemoryError`] when the page cannot be read.
-    pub fn read(memory: &GuestMemory, gpa: Gpa) -> Result<Self, MemoryError> {
+    pub fn read(memory: &impl PageMemory, gpa: Gpa) -> Result<Self, MemoryError> {
         let mut bytes = [0_u8; HALF_SIZE];
         memory.read(gpa, &mut bytes)?;
         Ok(Self::decode(&bytes))
@@ -197,7 +197,7 @@ impl GuestFields {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check_record(&self, memory: &GuestMemory) -> Result<(), PageError> {
+    pub fn check_record(&self, memory: &impl PageMemory) -> Result<(), PageError> {
         let bad = |why| {
             Err(PageError::BadRecord {
                 gpa: self.record_gpa,
@@ -230,7 +230,7 @@ impl HostFields {
     ///
     /// # Errors
     /// [`MemoryError`] when the page cannot be read.
-    pub fn read(memory: &GuestMemory, gpa: Gpa) -> Result<Self, MemoryError> {
+    pub fn read(memory: &impl PageMemory, gpa: Gpa) -> Result<Self, MemoryError> {
         let mut bytes = [0_u8; offset_of!(HostHalf, results)];
         memory.read(host_gpa(gpa, 0), &mut bytes)?;
         Ok(Self {
@@ -251,7 +251,7 @@ impl HostFields {
 /// # Errors
 /// [`MemoryError`] when the page cannot be written.
 pub fn write_host_u64(
-    memory: &GuestMemory,
+    memory: &impl PageMemory,
     page: Gpa,
     field_offset: usize,
     value: u64,
@@ -263,7 +263,7 @@ pub fn write_host_u64(
 ///
 /// # Errors
 /// [`MemoryError`] when the page cannot be written.
-pub fn write_mode(memory: &GuestMemory, page: Gpa, mode: u32) -> Result<(), MemoryError> {
+pub fn write_mode(memory: &impl PageMemory, page: Gpa, mode: u32) -> Result<(), MemoryError> {
     memory.write(host_gpa(page, offset_of!(HostHalf, mode)), &mode.to_le_bytes())
 }
 
@@ -271,7 +271,7 @@ pub fn write_mode(memory: &GuestMemory, page: Gpa, mode: u32) -> Result<(), Memo
 ///
 /// # Errors
 /// [`MemoryError`] when the page cannot be written.
-pub fn write_results(memory: &GuestMemory, page: Gpa, results: &[u8]) -> Result<(), MemoryError> {
+pub fn write_results(memory: &impl PageMemory, page: Gpa, results: &[u8]) -> Result<(), MemoryError> {
     debug_assert!(results.len() <= MAX_RANGES);
     memory.write(host_gpa(page, offset_of!(HostHalf, results)), results)
 }
@@ -280,7 +280,7 @@ pub fn write_results(memory: &GuestMemory, page: Gpa, results: &[u8]) -> Result<
 ///
 /// # Errors
 /// Which of the two it is not.
-pub fn check_place(memory: &GuestMemory, gpa: Gpa) -> Result<(), PageError> {
+pub fn check_place(memory: &impl PageMemory, gpa: Gpa) -> Result<(), PageError> {
     if !gpa.get().is_multiple_of(CONTROL_PAGE_SIZE as u64) {
         return Err(PageError::Unaligned(gpa));
     }

@@ -5,13 +5,12 @@
 //! before each step.
 
 use std::mem::offset_of;
-use std::sync::atomic::{Ordering, fence};
 
 use imr_common::guest_abi::HostHalf;
 use thiserror::Error;
 
 use crate::guest::list::{self, ListError, OfferedRange};
-use crate::guest::memory::{GuestMemory, MemoryError};
+use crate::guest::memory::{MemoryError, PageMemory};
 use crate::guest::page::{self, GuestFields, GuestStatistics, HostFields, PageError};
 use crate::guest::want::Want;
 use crate::model::ids::Gpa;
@@ -129,7 +128,7 @@ impl Session {
     /// [`PageError`]: nothing was written, or the VMM is gone. The previous session stands no more.
     pub fn hello(
         previous: Option<&Self>,
-        memory: &GuestMemory,
+        memory: &impl PageMemory,
         gpa: Gpa,
         cookie: u64,
         host: HostIdentity,
@@ -171,7 +170,7 @@ impl Session {
     /// [`SessionEnd`]: forget the session and wait for HELLO.
     pub fn claim(
         &mut self,
-        memory: &GuestMemory,
+        memory: &impl PageMemory,
         doorbell: Doorbell,
         host: HostIdentity,
         now_ns: impl Fn() -> u64,
@@ -209,7 +208,7 @@ impl Session {
         self.written.claim_seq = seq;
         // Pairs with the guest's fence between its store of revoke_seq and its load of claim_seq: at least
         // one side sees the other (design: claim, full fence, read revoke).
-        fence(Ordering::SeqCst);
+        memory.fence();
         let guest = GuestFields::read(memory, self.gpa)?;
         if guest.revoke_seq == seq && !guest_waits {
             self.abandon(memory, seq)?;
@@ -235,10 +234,10 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionEnd`] when the page cannot be written.
-    pub fn finish(&mut self, memory: &GuestMemory, seq: u64, results: &[u8]) -> Result<(), SessionEnd> {
+    pub fn finish(&mut self, memory: &impl PageMemory, seq: u64, results: &[u8]) -> Result<(), SessionEnd> {
         page::write_results(memory, self.gpa, results)?;
         // The guest loads done_seq with acquire and then reads the results.
-        fence(Ordering::SeqCst);
+        memory.fence();
         self.write(memory, offset_of!(HostHalf, done_seq), seq)?;
         self.written.done_seq = seq;
         Ok(())
@@ -248,7 +247,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionEnd`] when the page cannot be written.
-    pub fn abandon(&mut self, memory: &GuestMemory, seq: u64) -> Result<(), SessionEnd> {
+    pub fn abandon(&mut self, memory: &impl PageMemory, seq: u64) -> Result<(), SessionEnd> {
         self.write(memory, offset_of!(HostHalf, abandon_seq), seq)?;
         self.written.abandon_seq = seq;
         Ok(())
@@ -258,13 +257,13 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionEnd`] when the page cannot be written.
-    pub fn bye(self, memory: &GuestMemory) -> Result<(), SessionEnd> {
+    pub fn bye(self, memory: &impl PageMemory) -> Result<(), SessionEnd> {
         self.write(memory, offset_of!(HostHalf, attach_id), 0)
     }
 
     fn copy_ranges(
         &self,
-        memory: &GuestMemory,
+        memory: &impl PageMemory,
         seq: u64,
         guest: &GuestFields,
     ) -> Result<Vec<OfferedRange>, OfferError> {
@@ -281,7 +280,7 @@ impl Session {
     }
 
     /// Says who answers and in which mode; the heartbeat last, so that the guest sees the rest with it.
-    fn answer(&mut self, memory: &GuestMemory, host: HostIdentity) -> Result<(), MemoryError> {
+    fn answer(&mut self, memory: &impl PageMemory, host: HostIdentity) -> Result<(), MemoryError> {
         let mut next = self.written;
         next.mode = host.mode;
         next.want_pages = host.want.pages;
@@ -298,7 +297,7 @@ impl Session {
         Ok(())
     }
 
-    fn write(&self, memory: &GuestMemory, field_offset: usize, value: u64) -> Result<(), SessionEnd> {
+    fn write(&self, memory: &impl PageMemory, field_offset: usize, value: u64) -> Result<(), SessionEnd> {
         Ok(page::write_host_u64(memory, self.gpa, field_offset, value)?)
     }
 }

@@ -10,7 +10,7 @@ use imr_common::guest_abi::{
 };
 
 use super::*;
-use crate::guest::memory::RamRange;
+use crate::guest::memory::{GuestMemory, RamRange};
 
 const COOKIE: u64 = 0xfeed;
 const PAGE: u64 = 0x10_0000;
