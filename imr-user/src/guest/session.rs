@@ -210,7 +210,9 @@ impl Session {
         // one side sees the other (design: claim, full fence, read revoke).
         memory.fence();
         let guest = GuestFields::read(memory, self.gpa)?;
-        if guest.revoke_seq == seq && !guest_waits {
+        // Not only for equality: offer_seq and revoke_seq are not copied at one instant. A guest that withdraws this
+        // offer in between, and then its next one, too, would look like one that has withdrawn nothing.
+        if guest.revoke_seq >= seq && !guest_waits {
             self.abandon(memory, seq)?;
             return Ok(Claim::Revoked);
         }

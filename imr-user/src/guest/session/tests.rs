@@ -102,6 +102,18 @@ fn a_revoked_offer_is_given_back_untouched() {
 }
 
 #[test]
+fn an_offer_that_was_withdrawn_with_its_successor_while_the_page_was_copied_is_given_back() {
+    let guest = Guest::new();
+    let (mut session, _) = guest.hello(None).unwrap();
+    // What a copy of the page holds when offer_seq was read before, and revoke_seq after, the guest withdrew 3, made
+    // offer 4 and withdrew that.
+    guest.offer(3);
+    guest.revoke(4);
+    assert!(matches!(claim(&guest, &mut session, 3, COOKIE).unwrap(), Claim::Revoked));
+    assert_eq!((guest.host().abandon_seq, guest.host().done_seq), (3, 0));
+}
+
+#[test]
 fn a_successor_redoes_what_its_predecessor_had_claimed() {
     let guest = Guest::new();
     let (mut first, _) = guest.hello(None).unwrap();
