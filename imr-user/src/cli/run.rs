@@ -53,6 +53,7 @@ async fn follow(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
     let mut handle = pipeline::spawn(Config {
         policy: if args.observe { PolicyName::Observe } else { PolicyName::Immediate },
+        allowed: pipeline::Allowed::default(),
         answer: true,
         pids: args.pid.iter().copied().map(Pid::new).collect(),
         delay: Duration::from_secs(1),

@@ -255,6 +255,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         .unwrap_or_else(|wrong| TopArgs::command().error(ErrorKind::ValueValidation, wrong).exit());
     let mut pipeline = pipeline::spawn(pipeline::Config {
         policy: if config.observe { PolicyName::Observe } else { PolicyName::Immediate },
+        allowed: pipeline::Allowed::default(),
         answer: true,
         pids: config.pids.clone(),
         delay: config.delay,

@@ -30,6 +30,7 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut handle = pipeline::spawn(Config {
             policy: PolicyName::Observe,
+            allowed: pipeline::Allowed::default(),
             answer: false,
             pids: Vec::new(),
             delay: Duration::from_secs(1),

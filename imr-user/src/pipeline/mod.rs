@@ -28,6 +28,7 @@ pub use doctor::{Feature, FeatureState, examine};
 use crate::ingest::IngestError;
 use crate::model::ids::Pid;
 use crate::model::snapshot::{BlockDetail, PolicyName, Snapshot};
+pub use crate::reclaim::choose::Allowed;
 use command::Command;
 use record::Record;
 
@@ -41,6 +42,8 @@ pub const DELAY_MOST: Duration = Duration::from_secs(3600);
 pub struct Config {
     /// What is done with offers.
     pub policy: PolicyName,
+    /// Which ways of taking memory are allowed.
+    pub allowed: Allowed,
     /// Whether guests are answered at all; `false`: only look.
     pub answer: bool,
     /// Only the VMs of these processes; empty: all.

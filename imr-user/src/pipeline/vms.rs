@@ -28,6 +28,7 @@ use crate::model::block::Residency;
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
 use crate::model::snapshot::{PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
+use crate::reclaim::choose::Allowed;
 use crate::reclaim::guards::{self, SlotFacts, VmFacts};
 
 /// Frames from 3 to 4 GiB.
@@ -151,7 +152,7 @@ impl FollowedVm {
                 .collect(),
         };
         self.model.set_slots(self.describe_slots());
-        self.model.reclaim = match guards::vm_guard(&self.facts) {
+        self.model.reclaim = match guards::vm_guard(&self.facts, Allowed::default()) {
             Ok(()) => ReclaimStatus::Ready { backend: "punch".into() },
             Err(guard) => ReclaimStatus::Forbidden { guard: guard.name().into(), why: guard.to_string() },
         };

@@ -24,6 +24,7 @@ use crate::model::ids::{Gfn, Gpa, VmId};
 use crate::model::latency::Stages;
 use crate::model::snapshot::PolicyName;
 use crate::policy;
+use crate::reclaim::choose::Allowed;
 use crate::reclaim::executor::{self, Target};
 use crate::reclaim::guards::VmFacts;
 use crate::reclaim::outcome::Outcome;
@@ -203,7 +204,8 @@ impl Worker {
         let plan = policy::decide(self.policy, self.vm, offer.seq, ranges.iter().copied());
         let outcome = {
             let mut backend = Punch::new(self.proc_dir.as_fd());
-            let mut target = Target { facts: &self.facts, backend: &mut backend };
+            let mut target =
+                Target { facts: &self.facts, allowed: Allowed::default(), backend: &mut backend };
             executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
         };
         let reclaimed_ns = clock::monotonic_ns();

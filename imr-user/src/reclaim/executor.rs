@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
+use super::choose::Allowed;
 use super::guards::{Guard, SegmentPiece, VmFacts, range_guard, vm_guard};
 use super::outcome::{Measured, Outcome, RangeOutcome, RangeResult, Reason};
 use crate::model::backing::Segment;
@@ -24,6 +25,8 @@ pub const MAX_CALL_BYTES: u64 = 16 << 20;
 pub struct Target<'a> {
     /// What is known of it.
     pub facts: &'a VmFacts,
+    /// What the operator has allowed.
+    pub allowed: Allowed,
     /// How its memory is given back.
     pub backend: &'a mut dyn Backend,
 }
@@ -69,7 +72,7 @@ pub fn execute(
     still_live: &mut dyn FnMut() -> bool,
     on_call: &mut dyn FnMut(CallDone),
 ) -> Outcome {
-    let (mut tallies, mut work) = judge(plan, target.facts);
+    let (mut tallies, mut work) = judge(plan, target.facts, target.allowed);
     prepare(target.backend, &mut tallies, &work);
     work.retain(|item| tallies[item.range].answer.is_none());
     work.sort_unstable_by_key(|item| item.piece.base_gfn);
@@ -111,8 +114,8 @@ pub fn execute(
 }
 
 /// Answers each range that needs no call, and cuts the others into pieces.
-fn judge<'a>(plan: &Plan, facts: &'a VmFacts) -> (Vec<Tally>, Vec<Work<'a>>) {
-    let vm = vm_guard(facts);
+fn judge<'a>(plan: &Plan, facts: &'a VmFacts, allowed: Allowed) -> (Vec<Tally>, Vec<Work<'a>>) {
+    let vm = vm_guard(facts, allowed);
     let mut tallies = Vec::with_capacity(plan.ranges.len());
     let mut work = Vec::new();
     // Every earlier range counts, whatever its verdict: a kept one must not be taken by way of a later one.
@@ -126,7 +129,7 @@ fn judge<'a>(plan: &Plan, facts: &'a VmFacts) -> (Vec<Tally>, Vec<Work<'a>>) {
             _ if overlaps => Some(answer(Guard::Overlapping)),
             (Verdict::Keep(why), _) => Some(RangeResult::Kept(Reason::Policy(why.clone()))),
             (Verdict::Reclaim, Err(guard)) => Some(answer(guard.clone())),
-            (Verdict::Reclaim, Ok(())) => match range_guard(facts, range.base_gfn, range.npages) {
+            (Verdict::Reclaim, Ok(())) => match range_guard(facts, allowed, range.base_gfn, range.npages) {
                 Ok(pieces) => {
                     work.extend(pieces.into_iter().map(|piece| Work { range: index, piece }));
                     None

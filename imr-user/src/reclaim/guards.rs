@@ -7,19 +7,27 @@
 #[cfg(test)]
 mod tests;
 
-use crate::model::backing::{BackingKind, Segment};
+use super::choose::{Allowed, backend_of};
+use crate::model::backing::Segment;
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva};
 
 /// Why memory is not taken. The text says what it is and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Guard {
-    /// Guest RAM is anonymous or mapped MAP_PRIVATE: a hole in the file would not free the VMM's copy.
+    /// Guest RAM is private anonymous memory, and injection is not allowed.
     #[error(
-        "guest RAM is a private mapping, which no other process can discard; give the VM shared memory \
-         (QEMU: -object memory-backend-memfd,share=on; libvirt: <access mode='shared'/>)"
+        "guest RAM is private anonymous memory, which only the VMM itself can discard; let imr run madvise inside it \
+         (--inject), or give the VM shared memory (QEMU: -object memory-backend-memfd,share=on; libvirt: \
+         <access mode='shared'/>)"
     )]
     PrivateMapping,
+    /// Guest RAM is a file mapped MAP_PRIVATE: a hole in it would not free the VMM's copies.
+    #[error(
+        "guest RAM is a private mapping of a file: what is discarded would show the file's content again, not zeros; \
+         map it shared (QEMU: share=on; libvirt: <access mode='shared'/>)"
+    )]
+    PrivateFile,
     /// Guest RAM is a file on some other file system.
     #[error(
         "guest RAM is the file {0}, not on tmpfs or hugetlbfs: it may be somebody's data and is never punched; \
@@ -90,6 +98,7 @@ impl Guard {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::PrivateMapping => "private-mapping",
+            Self::PrivateFile => "private-file",
             Self::OtherFile(_) => "other-file",
             Self::Locked => "locked",
             Self::Userfaultfd => "userfaultfd",
@@ -169,9 +178,9 @@ pub struct SegmentPiece<'a> {
 /// Whether anything may be taken from this VM at all.
 ///
 /// # Errors
-/// The first reason that holds for the whole VM. Where no followed memory can be punched, it is the reason
+/// The first reason that holds for the whole VM. Where no followed memory can be taken, it is the reason
 /// of the largest mapping, the main RAM.
-pub fn vm_guard(vm: &VmFacts) -> Result<(), Guard> {
+pub fn vm_guard(vm: &VmFacts, allowed: Allowed) -> Result<(), Guard> {
     if vm.vfio {
         return Err(Guard::Vfio);
     }
@@ -188,8 +197,8 @@ pub fn vm_guard(vm: &VmFacts) -> Result<(), Guard> {
             main = Some((0, Guard::NoSuchSegment));
         }
         for segment in &slot.segments {
-            match segment_guard(segment) {
-                Ok(()) => return Ok(()),
+            match backend_of(segment, allowed) {
+                Ok(_) => return Ok(()),
                 Err(guard) => {
                     if main.as_ref().is_none_or(|(npages, _)| segment.npages > *npages) {
                         main = Some((segment.npages, guard));
@@ -207,7 +216,12 @@ pub fn vm_guard(vm: &VmFacts) -> Result<(), Guard> {
 ///
 /// # Errors
 /// The reason why no byte of the range may be taken.
-pub fn range_guard(vm: &VmFacts, base_gfn: Gfn, npages: u64) -> Result<Vec<SegmentPiece<'_>>, Guard> {
+pub fn range_guard(
+    vm: &VmFacts,
+    allowed: Allowed,
+    base_gfn: Gfn,
+    npages: u64,
+) -> Result<Vec<SegmentPiece<'_>>, Guard> {
     if npages == 0 {
         return Err(Guard::Empty);
     }
@@ -244,7 +258,7 @@ pub fn range_guard(vm: &VmFacts, base_gfn: Gfn, npages: u64) -> Result<Vec<Segme
     for (slot, in_slot) in parts {
         for segment in &slot.segments {
             let Some(part) = intersect(in_slot, frames(segment.base_gfn, segment.npages)?) else { continue };
-            segment_guard(segment)?;
+            backend_of(segment, allowed)?;
             pieces.push(piece(segment, part)?);
         }
     }
@@ -261,32 +275,6 @@ pub fn range_guard(vm: &VmFacts, base_gfn: Gfn, npages: u64) -> Result<Vec<Segme
         return Err(Guard::NoSuchSegment);
     }
     Ok(pieces)
-}
-
-/// What forbids punching this mapping, whatever the range.
-fn segment_guard(segment: &Segment) -> Result<(), Guard> {
-    if segment.flags.device {
-        return Err(Guard::DeviceMemory);
-    }
-    if segment.flags.userfaultfd {
-        return Err(Guard::Userfaultfd);
-    }
-    if segment.flags.locked {
-        return Err(Guard::Locked);
-    }
-    match &segment.kind {
-        BackingKind::OtherFile(path) => return Err(Guard::OtherFile(path.clone())),
-        BackingKind::Anonymous => return Err(Guard::PrivateMapping),
-        BackingKind::Memfd | BackingKind::Tmpfs | BackingKind::Hugetlbfs => {}
-    }
-    if !segment.shared {
-        return Err(Guard::PrivateMapping);
-    }
-    // A hole is a write of zeros: where the VMM cannot write, neither may its guest through us.
-    if !segment.writable {
-        return Err(Guard::ReadOnlySlot);
-    }
-    Ok(())
 }
 
 /// The part `gfns` (not empty, inside the segment) as a piece.

@@ -5,6 +5,7 @@
 //! control page. Order of a batch: [`guards`] -> [`backend`] opened -> [`executor`] calls -> measured.
 
 pub mod backend;
+pub mod choose;
 pub mod executor;
 pub mod guards;
 pub mod outcome;

@@ -24,7 +24,7 @@ const ABOVE_4G: u64 = 4096 * FRAMES;
 fn punch(facts: &VmFacts, plan: &Plan, calls: usize) -> (Outcome, Vec<CallDone>) {
     let proc_dir = proc_dir(std::process::id());
     let mut punch = Punch::new(proc_dir.as_fd());
-    let mut target = Target { facts, backend: &mut punch };
+    let mut target = Target { facts, allowed: Allowed::default(), backend: &mut punch };
     let (mut asked, mut done) = (0, Vec::new());
     let mut still_live = || {
         asked += 1;
@@ -259,7 +259,7 @@ fn a_dry_run_says_what_it_would_take_and_takes_nothing() {
     let facts = vm(vec![ram.slot(0)]);
     let proc_dir = proc_dir(std::process::id());
     let mut backend = DryRun(Punch::new(proc_dir.as_fd()));
-    let mut target = Target { facts: &facts, backend: &mut backend };
+    let mut target = Target { facts: &facts, allowed: Allowed::default(), backend: &mut backend };
     let plan = plan(&[(0, FRAMES), (2 * FRAMES, FRAMES)]);
     let outcome = execute(&plan, &mut target, &mut || true, &mut |_| {});
     assert_eq!(results(&outcome), [RangeResult::Kept(Reason::DryRun), refused(Guard::OutsideRam)]);
@@ -397,7 +397,12 @@ fn a_vmm_that_dies_on_the_way_is_gone_not_an_error() {
     let mut punch = Punch::new(proc_dir.as_fd());
     let plan = plan(&[(0, 48 * FRAMES), (60 * FRAMES, FRAMES)]);
     let mut run = |still_live: &mut dyn FnMut() -> bool| {
-        execute(&plan, &mut Target { facts: &facts, backend: &mut punch }, still_live, &mut |_| {})
+        execute(
+            &plan,
+            &mut Target { facts: &facts, allowed: Allowed::default(), backend: &mut punch },
+            still_live,
+            &mut |_| {},
+        )
     };
 
     let outcome = run(&mut || true);

@@ -5,9 +5,11 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, MprotectFlags, UserfaultfdFlags, mlock, mprotect, userfaultfd};
 
 use super::*;
-use crate::model::backing::VmaFlags;
+use crate::model::backing::{BackingKind, VmaFlags};
 use crate::reclaim::testing::{MIB, Ram, memfd, vm};
 
+/// As without any switch.
+const NOTHING: Allowed = Allowed { inject: false, dry_run: false };
 /// Frames of 1 MiB.
 const MIB_FRAMES: u64 = MIB / FRAME_SIZE;
 
@@ -38,8 +40,8 @@ fn slot_of(segments: Vec<Segment>) -> SlotFacts {
 
 /// The reason for the whole VM and for its first MiB, which must be the same.
 fn both(facts: &VmFacts) -> Result<(), Guard> {
-    let whole = vm_guard(facts);
-    assert_eq!(range_guard(facts, Gfn::new(0), MIB_FRAMES).map(|_| ()), whole);
+    let whole = vm_guard(facts, NOTHING);
+    assert_eq!(range_guard(facts, NOTHING, Gfn::new(0), MIB_FRAMES).map(|_| ()), whole);
     whole
 }
 
@@ -48,7 +50,7 @@ fn a_shared_memfd_passes() {
     let ram = Ram::shared(memfd(2 * MIB, MemfdFlags::empty()), 0, 2 * MIB);
     let facts = vm(vec![ram.slot(0)]);
     assert_eq!(both(&facts), Ok(()));
-    let pieces = range_guard(&facts, Gfn::new(MIB_FRAMES), MIB_FRAMES).unwrap();
+    let pieces = range_guard(&facts, NOTHING, Gfn::new(MIB_FRAMES), MIB_FRAMES).unwrap();
     assert_eq!(pieces.len(), 1);
     assert_eq!((pieces[0].file_offset, pieces[0].bytes), (MIB, MIB));
     assert_eq!(pieces[0].hva.get(), ram.address() + MIB);
@@ -59,7 +61,7 @@ fn private_memory_is_guarded() {
     let anonymous = Ram::anonymous(2 * MIB, MapFlags::PRIVATE);
     assert_eq!(both(&vm(vec![anonymous.slot(0)])), Err(Guard::PrivateMapping));
     let copy = Ram::map(memfd(2 * MIB, MemfdFlags::empty()), 0, 2 * MIB, MapFlags::PRIVATE);
-    assert_eq!(both(&vm(vec![copy.slot(0)])), Err(Guard::PrivateMapping));
+    assert_eq!(both(&vm(vec![copy.slot(0)])), Err(Guard::PrivateFile));
 }
 
 #[test]
@@ -72,9 +74,9 @@ fn locked_memory_is_guarded() {
     }
     let facts = vm(vec![ram.slot(0)]);
     assert_eq!(facts.slots[0].segments.len(), 2, "the lock splits the VMA");
-    assert_eq!(range_guard(&facts, Gfn::new(0), MIB_FRAMES), Err(Guard::Locked));
-    assert_eq!(range_guard(&facts, Gfn::new(0), 2 * MIB_FRAMES), Err(Guard::Locked));
-    assert!(range_guard(&facts, Gfn::new(MIB_FRAMES), MIB_FRAMES).is_ok());
+    assert_eq!(range_guard(&facts, NOTHING, Gfn::new(0), MIB_FRAMES), Err(Guard::Locked));
+    assert_eq!(range_guard(&facts, NOTHING, Gfn::new(0), 2 * MIB_FRAMES), Err(Guard::Locked));
+    assert!(range_guard(&facts, NOTHING, Gfn::new(MIB_FRAMES), MIB_FRAMES).is_ok());
 }
 
 #[test]
@@ -132,21 +134,22 @@ fn userfaultfd_guards_the_whole_vm() {
 fn conditions_of_the_whole_vm() {
     let slot = slot_of(vec![segment(0, MIB_FRAMES, 0x10_0000, 0)]);
     let facts = vm(vec![slot.clone()]);
-    assert_eq!(vm_guard(&facts), Ok(()));
-    assert_eq!(vm_guard(&VmFacts { vfio: true, ..facts.clone() }), Err(Guard::Vfio));
-    assert_eq!(vm_guard(&VmFacts { guest_memfd: true, ..facts }), Err(Guard::GuestMemfd));
-    assert_eq!(vm_guard(&vm(vec![])), Err(Guard::OutsideRam));
+    assert_eq!(vm_guard(&facts, NOTHING), Ok(()));
+    assert_eq!(vm_guard(&VmFacts { vfio: true, ..facts.clone() }, NOTHING), Err(Guard::Vfio));
+    assert_eq!(vm_guard(&VmFacts { guest_memfd: true, ..facts }, NOTHING), Err(Guard::GuestMemfd));
+    assert_eq!(vm_guard(&vm(vec![]), NOTHING), Err(Guard::OutsideRam));
     assert_eq!(
-        vm_guard(&vm(vec![SlotFacts { segments: vec![], ..slot.clone() }])),
+        vm_guard(&vm(vec![SlotFacts { segments: vec![], ..slot.clone() }]), NOTHING),
         Err(Guard::NoSuchSegment)
     );
 
     // The largest mapping gives the reason; one that can be punched is enough to go on.
-    let anonymous = Segment { kind: BackingKind::Anonymous, ..segment(1 << 20, 1 << 18, 1 << 40, 0) };
+    let anonymous =
+        Segment { kind: BackingKind::Anonymous, shared: false, ..segment(1 << 20, 1 << 18, 1 << 40, 0) };
     let disk = Segment { kind: BackingKind::OtherFile("/disk".into()), ..segment(0, 16, 0, 0) };
     let (anonymous, disk) = (slot_of(vec![anonymous]), slot_of(vec![disk]));
-    assert_eq!(vm_guard(&vm(vec![disk.clone(), anonymous.clone()])), Err(Guard::PrivateMapping));
-    assert_eq!(vm_guard(&vm(vec![disk, anonymous, slot])), Ok(()));
+    assert_eq!(vm_guard(&vm(vec![disk.clone(), anonymous.clone()]), NOTHING), Err(Guard::PrivateMapping));
+    assert_eq!(vm_guard(&vm(vec![disk, anonymous, slot]), NOTHING), Ok(()));
 }
 
 #[test]
@@ -161,7 +164,8 @@ fn conditions_of_a_range() {
     let huge = Segment { page_size: 2 * MIB, ..segment(0x600, 0x400, 0x60_0000, 0) };
     let facts =
         vm(vec![huge, device].into_iter().map(|one| slot_of(vec![one])).chain([unseen, rom, low]).collect());
-    let guard = |base, npages| range_guard(&facts, Gfn::new(base), npages).map(|pieces| pieces.len());
+    let guard =
+        |base, npages| range_guard(&facts, NOTHING, Gfn::new(base), npages).map(|pieces| pieces.len());
 
     assert_eq!(guard(0, 0x100), Ok(1));
     assert_eq!(guard(0, 0), Err(Guard::Empty));
@@ -194,21 +198,22 @@ fn facts_that_contradict_themselves_are_stale() {
     ];
     for segment in bad {
         let slot = SlotFacts { segments: vec![segment.clone()], ..slot_of(vec![good.clone()]) };
-        let guard = range_guard(&vm(vec![slot]), Gfn::new(0x100), 0x100).map(|_| ());
+        let guard = range_guard(&vm(vec![slot]), NOTHING, Gfn::new(0x100), 0x100).map(|_| ());
         assert_eq!(guard, Err(Guard::StaleMapping), "{segment:?}");
     }
     let twice = vm(vec![slot_of(vec![good.clone()]), slot_of(vec![good.clone()])]);
-    assert_eq!(range_guard(&twice, Gfn::new(0x100), 1), Err(Guard::StaleMapping));
+    assert_eq!(range_guard(&twice, NOTHING, Gfn::new(0x100), 1), Err(Guard::StaleMapping));
     let inside = SlotFacts { segments: vec![good.clone(), good.clone()], ..slot_of(vec![good.clone()]) };
-    assert_eq!(range_guard(&vm(vec![inside]), Gfn::new(0x100), 1), Err(Guard::StaleMapping));
+    assert_eq!(range_guard(&vm(vec![inside]), NOTHING, Gfn::new(0x100), 1), Err(Guard::StaleMapping));
     let gap = SlotFacts { npages: 0x101, ..slot_of(vec![good]) };
-    assert_eq!(range_guard(&vm(vec![gap]), Gfn::new(0x1ff), 2), Err(Guard::NoSuchSegment));
+    assert_eq!(range_guard(&vm(vec![gap]), NOTHING, Gfn::new(0x1ff), 2), Err(Guard::NoSuchSegment));
 }
 
 #[test]
 fn names_are_stable_and_texts_say_what_to_do() {
     let all = [
         (Guard::PrivateMapping, "private-mapping"),
+        (Guard::PrivateFile, "private-file"),
         (Guard::OtherFile("/a".into()), "other-file"),
         (Guard::Locked, "locked"),
         (Guard::Userfaultfd, "userfaultfd"),
@@ -298,8 +303,8 @@ proptest! {
         base in any_number(),
         npages in prop_oneof![4 => 1..0x200_u64, 1 => any_number()],
     ) {
-        let _ = vm_guard(&facts);
-        let Ok(pieces) = range_guard(&facts, Gfn::new(base), npages) else { return Ok(()) };
+        let _ = vm_guard(&facts, NOTHING);
+        let Ok(pieces) = range_guard(&facts, NOTHING, Gfn::new(base), npages) else { return Ok(()) };
         let mut next = u128::from(base);
         for piece in &pieces {
             prop_assert_eq!(u128::from(piece.base_gfn.get()), next);
