@@ -12,7 +12,7 @@ use imr_common::host_abi::Event;
 use imr_user::correlate::{Correlator, Observation};
 use imr_user::model::block::Residency;
 use imr_user::model::ids::{Gfn, Hva, Pid, VmId};
-use imr_user::model::snapshot::PolicyName;
+use imr_user::model::snapshot::{PolicyName, ReclaimStatus};
 use imr_user::model::vm::{BlockReading, SlotDescription, VmModel};
 use serde_json::{Value, json};
 
@@ -234,5 +234,6 @@ fn slot(value: &Value) -> Result<SlotDescription, String> {
         backing: "memfd".into(),
         readonly: false,
         followed: true,
+        reclaim: ReclaimStatus::Ready { backend: "punch".into() },
     })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::model::snapshot::{PolicyName, ReclaimStatus, Snapshot};
-use crate::pipeline::{self, Config};
+use crate::model::snapshot::{PolicyName, Snapshot};
+use crate::pipeline::{self, Allowed, Config};
 
 /// Arguments of `imr vms`.
 #[derive(Debug, Args)]
@@ -16,6 +16,12 @@ pub struct VmsArgs {
     /// The whole snapshot as one JSON object.
     #[arg(long)]
     json: bool,
+    /// Show what would be used if private anonymous memory were taken as well, by running madvise inside the VMM.
+    #[arg(long)]
+    inject: bool,
+    /// Show what would be used if nothing were taken, only said.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 const MIB: u64 = 1 << 20;
@@ -30,7 +36,7 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut handle = pipeline::spawn(Config {
             policy: PolicyName::Observe,
-            allowed: pipeline::Allowed::default(),
+            allowed: Allowed { inject: args.inject, dry_run: args.dry_run },
             answer: false,
             pids: Vec::new(),
             delay: Duration::from_secs(1),
@@ -58,10 +64,7 @@ fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     }
     writeln!(out, "{:>8}  {:<20} {:>9} {:>12}  BACKEND", "PID", "NAME", "RAM MiB", "RESIDENT MiB")?;
     for vm in &snapshot.vms {
-        let backend = match &vm.reclaim {
-            ReclaimStatus::Ready { backend } => backend.clone(),
-            ReclaimStatus::Forbidden { guard, why } => format!("none ({guard}: {why})"),
-        };
+        let backend = vm.reclaim.text();
         writeln!(
             out,
             "{:>8}  {:<20} {:>9} {:>12}  {backend}",
@@ -74,11 +77,12 @@ fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
             let writable = if slot.readonly { "ro" } else { "rw" };
             writeln!(
                 out,
-                "          slot {:>3}  {:#014x} {:>9} KiB {writable}  {}",
+                "          slot {:>3}  {:#014x} {:>9} KiB {writable}  {}: {}",
                 slot.id,
                 slot.base_gfn.get() * 4096,
                 slot.npages * 4,
-                slot.backing
+                slot.backing,
+                slot.reclaim.name()
             )?;
         }
     }

@@ -29,10 +29,12 @@ pub(super) struct Vma {
 /// The line that makes no sense.
 pub(super) fn parse(text: &str) -> Result<Vec<Vma>, String> {
     let mut vmas: Vec<Vma> = Vec::new();
+    let mut huge = false;
     for line in text.lines() {
         let (head, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         if !head.ends_with(':') {
             vmas.push(parse_header(line).ok_or_else(|| format!("not a VMA: {line:?}"))?);
+            huge = false;
             continue;
         }
         let Some(vma) = vmas.last_mut() else { return Err(format!("a field before any VMA: {line:?}")) };
@@ -41,7 +43,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Vma>, String> {
                 let kib = rest.trim().strip_suffix("kB").and_then(|number| number.trim().parse::<u64>().ok());
                 vma.page_size = kib.ok_or_else(|| format!("not a size: {line:?}"))? * 1024;
             }
-            "VmFlags:" => vma.flags = parse_flags(rest),
+            // Of tmpfs as of anonymous memory (fs/proc/task_mmu.c, show_smap). What is there now may be older than the
+            // setting that would allow it.
+            "THPeligible:" | "AnonHugePages:" | "ShmemPmdMapped:" => {
+                let first = rest.split_whitespace().next();
+                huge |= first.is_none_or(|number| number != "0");
+            }
+            // The last line of a VMA.
+            "VmFlags:" => vma.flags = VmaFlags { huge: std::mem::take(&mut huge), ..parse_flags(rest) },
             _ => {}
         }
     }
@@ -97,9 +106,13 @@ mod tests {
 Size:             524288 kB
 KernelPageSize:     2048 kB
 MMUPageSize:        2048 kB
+AnonHugePages:         0 kB
+THPeligible:           1
 VmFlags: rd wr sh mr mw me ms lo um sd
 7ffc00000000-7ffc00021000 r--p 00000000 00:00 0
 KernelPageSize:        4 kB
+AnonHugePages:         0 kB
+THPeligible:           0
 VmFlags: rd mr
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
@@ -115,6 +128,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         );
         assert!(ram.shared && ram.writable && ram.flags.locked && ram.flags.userfaultfd && !ram.flags.device);
         assert_eq!((ram.page_size, ram.path.as_str()), (2 << 20, "/memfd:pc.ram (deleted)"));
+        assert!(ram.flags.huge && !vmas[1].flags.huge);
         assert!(!vmas[1].shared && !vmas[1].writable && vmas[1].path.is_empty());
         assert_eq!(vmas[2].path, "[vsyscall]");
     }

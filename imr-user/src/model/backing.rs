@@ -35,7 +35,7 @@ pub struct Segment {
     pub flags: VmaFlags,
 }
 
-/// Flags of a VMA that matter for reclaim (Documentation/filesystems/proc.rst, VmFlags).
+/// What smaps says of a VMA that matters for reclaim (Documentation/filesystems/proc.rst, VmFlags).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VmaFlags {
     /// `lo`: locked.
@@ -44,6 +44,8 @@ pub struct VmaFlags {
     pub userfaultfd: bool,
     /// `io` or `pf`: device memory.
     pub device: bool,
+    /// Not of VmFlags: transparent huge pages may be there (`THPeligible`), or are there.
+    pub huge: bool,
 }
 
 /// What kind of memory backs a segment.
@@ -59,6 +61,15 @@ pub enum BackingKind {
     Anonymous,
     /// Any other file, by path: perhaps somebody's disk.
     OtherFile(String),
+}
+
+impl Segment {
+    /// Where a frame of it is in the space that its pages are aligned in: the file's, or the VMM's addresses for memory
+    /// without a file. Bytes; wraps like the sums of a mapping that is not what it says.
+    #[must_use]
+    pub fn place(&self, hva: Hva, file_offset: u64) -> u64 {
+        if self.kind == BackingKind::Anonymous { hva.get() } else { file_offset }
+    }
 }
 
 impl fmt::Display for BackingKind {

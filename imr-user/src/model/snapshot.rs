@@ -273,7 +273,7 @@ pub struct OfferCounters {
 pub enum ReclaimStatus {
     /// By this backend.
     Ready {
-        /// `punch`.
+        /// `punch`, `inject`, `punch+inject` where mappings need different ones, or `dry-run (...)` of these.
         backend: String,
     },
     /// Not at all, by this guard.
@@ -300,6 +300,8 @@ pub struct SlotSnapshot {
     pub backing: String,
     /// Read-only slot (ROM).
     pub readonly: bool,
+    /// Whether its memory can be taken, or what forbids it.
+    pub reclaim: ReclaimStatus,
     /// Its blocks in order, the first being [`SlotSnapshot::first_block`]; empty for slots not followed.
     #[serde(skip)]
     pub blocks: BlockMap,
@@ -320,6 +322,26 @@ pub struct BlockDetail {
     pub state: BlockState,
     /// Its newest states, the newest first.
     pub life: Vec<LifeStep>,
+}
+
+impl ReclaimStatus {
+    /// The backend, or the guard.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Ready { backend } => backend,
+            Self::Forbidden { guard, .. } => guard,
+        }
+    }
+
+    /// For people: the backend, or the guard with its reason.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Ready { backend } => backend.clone(),
+            Self::Forbidden { guard, why } => format!("none ({guard}: {why})"),
+        }
+    }
 }
 
 impl SlotSnapshot {

@@ -35,6 +35,8 @@ pub struct SlotDescription {
     pub readonly: bool,
     /// Guest RAM whose blocks are followed.
     pub followed: bool,
+    /// Whether its memory can be taken.
+    pub reclaim: ReclaimStatus,
 }
 
 /// A block by its slot's position in the layout and its own number in the slot.
@@ -323,6 +325,7 @@ fn snapshot_of(slot: &SlotBlocks) -> SlotSnapshot {
         userspace_addr: description.userspace_addr,
         backing: description.backing.clone(),
         readonly: description.readonly,
+        reclaim: description.reclaim.clone(),
         blocks: BlockMap::clone(slot.states()),
     }
 }

@@ -28,8 +28,9 @@ use crate::model::block::Residency;
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
 use crate::model::snapshot::{PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
-use crate::reclaim::choose::Allowed;
-use crate::reclaim::guards::{self, SlotFacts, VmFacts};
+use crate::reclaim::by_mapping::backend_for;
+use crate::reclaim::choose::{Allowed, Backends};
+use crate::reclaim::guards::{self, Guard, SlotFacts, VmFacts};
 
 /// Frames from 3 to 4 GiB.
 const PCI_HOLE_GFNS: Range<u64> = 0xc_0000..0x10_0000;
@@ -67,6 +68,7 @@ pub(super) struct FollowedVm {
     pub(super) found: FoundVm,
     pub(super) registration: Registration,
     pub(super) facts: VmFacts,
+    allowed: Allowed,
     pub(super) hazards: Hazards,
     /// For the next slice of it; away while one is read.
     pub(super) residency: Option<ResidencyReader>,
@@ -105,7 +107,7 @@ pub(super) struct WorkerStart<'a> {
 }
 
 impl FollowedVm {
-    pub(super) fn new(id: VmId, vmm: Arc<Vmm>, layout: Layout, policy: PolicyName) -> Self {
+    pub(super) fn new(id: VmId, vmm: Arc<Vmm>, layout: Layout, policy: PolicyName, allowed: Allowed) -> Self {
         let Layout { found, registration, segments, hazards } = layout;
         let mut vm = Self {
             model: VmModel::new(id, vmm.pid(), vmm.name(), policy),
@@ -113,6 +115,7 @@ impl FollowedVm {
             found,
             registration,
             facts: VmFacts::default(),
+            allowed,
             hazards,
             residency: None,
             dirty: false,
@@ -152,10 +155,7 @@ impl FollowedVm {
                 .collect(),
         };
         self.model.set_slots(self.describe_slots());
-        self.model.reclaim = match guards::vm_guard(&self.facts, Allowed::default()) {
-            Ok(()) => ReclaimStatus::Ready { backend: "punch".into() },
-            Err(guard) => ReclaimStatus::Forbidden { guard: guard.name().into(), why: guard.to_string() },
-        };
+        self.model.reclaim = status(guards::vm_guard(&self.facts, self.allowed), self.allowed);
         let (ranges, facts) = (self.ram_ranges(), self.facts.clone());
         self.order(|changes| changes.layout = Some((ranges, facts)));
     }
@@ -173,6 +173,7 @@ impl FollowedVm {
                 backing: describe_backing(&facts.segments),
                 readonly: facts.readonly,
                 followed: facts.followed,
+                reclaim: status(guards::slot_guard(&self.facts, facts, self.allowed), self.allowed),
             })
             .collect()
     }
@@ -258,6 +259,9 @@ impl FollowedVm {
             proc_dir,
             memory: GuestMemory::new(mem.into(), self.ram_ranges()),
             facts: self.facts.clone(),
+            pid: self.vmm.pid(),
+            allowed: self.allowed,
+            make_backend: backend_for,
             tables: start.tables.clone(),
             policy: self.model.policy,
             attach_id: start.attach_id,
@@ -331,6 +335,17 @@ fn read(
 /// x86 machine type; a slot that begins in the 32-bit PCI hole is a device's (a display's, mostly).
 fn is_ram(slot: &FoundSlot) -> bool {
     !slot.is_readonly() && !PCI_HOLE_GFNS.contains(&slot.base_gfn)
+}
+
+/// What the operator is told: the backends, or the guard.
+fn status(backends: Result<Backends, Guard>, allowed: Allowed) -> ReclaimStatus {
+    match backends {
+        Ok(backends) if allowed.dry_run => {
+            ReclaimStatus::Ready { backend: format!("dry-run ({})", backends.name()) }
+        }
+        Ok(backends) => ReclaimStatus::Ready { backend: backends.name().into() },
+        Err(guard) => ReclaimStatus::Forbidden { guard: guard.name().into(), why: guard.to_string() },
+    }
 }
 
 fn describe_backing(segments: &[Segment]) -> String {

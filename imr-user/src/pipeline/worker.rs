@@ -20,15 +20,15 @@ use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use crate::guest::want::Request;
 use crate::ingest::tables::Tables;
-use crate::model::ids::{Gfn, Gpa, VmId};
+use crate::model::ids::{Gfn, Gpa, Pid, VmId};
 use crate::model::latency::Stages;
 use crate::model::snapshot::PolicyName;
 use crate::policy;
+use crate::reclaim::by_mapping::MakeBackend;
 use crate::reclaim::choose::Allowed;
-use crate::reclaim::executor::{self, Target};
+use crate::reclaim::executor::{self, NoWitness, Target};
 use crate::reclaim::guards::VmFacts;
 use crate::reclaim::outcome::Outcome;
-use crate::reclaim::punch::Punch;
 
 /// What the engine asks of a worker.
 pub(super) enum Job {
@@ -101,6 +101,9 @@ pub(super) struct Worker {
     pub(super) proc_dir: OwnedFd,
     pub(super) memory: GuestMemory,
     pub(super) facts: VmFacts,
+    pub(super) pid: Pid,
+    pub(super) allowed: Allowed,
+    pub(super) make_backend: MakeBackend,
     pub(super) tables: Tables,
     pub(super) policy: PolicyName,
     pub(super) attach_id: u64,
@@ -203,9 +206,13 @@ impl Worker {
         let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
         let plan = policy::decide(self.policy, self.vm, offer.seq, ranges.iter().copied());
         let outcome = {
-            let mut backend = Punch::new(self.proc_dir.as_fd());
-            let mut target =
-                Target { facts: &self.facts, allowed: Allowed::default(), backend: &mut backend };
+            let mut backend = (self.make_backend)(self.proc_dir.as_fd(), self.pid, self.allowed);
+            let mut target = Target {
+                facts: &self.facts,
+                allowed: self.allowed,
+                backend: backend.as_mut(),
+                witness: &NoWitness,
+            };
             executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
         };
         let reclaimed_ns = clock::monotonic_ns();

@@ -20,7 +20,7 @@ pub struct Call<'a> {
     pub base_gfn: Gfn,
     /// Where its first byte is mapped in the VMM.
     pub hva: Hva,
-    /// Where its first byte is in the segment's file.
+    /// Where its first byte is in the segment's file; 0 without a file.
     pub file_offset: u64,
     /// Length, bytes; a multiple of the segment's page size, not zero.
     pub bytes: u64,
@@ -98,6 +98,13 @@ pub trait Backend {
     /// # Errors
     /// The kernel did not do it; the memory is as before.
     fn reclaim(&mut self, call: &Call<'_>) -> Result<Effect, Failure>;
+
+    /// Bytes that are there after all, where that call took the memory: the kernel kept them, or somebody has had them
+    /// allocated since. `None`: it cannot be told. Slow, and asked only where the numbers do not fit.
+    fn left_bytes(&self, call: &Call<'_>) -> Option<u64> {
+        let _ = call;
+        None
+    }
 
     /// Ends the batch: lets go of everything prepared.
     fn finish(&mut self);

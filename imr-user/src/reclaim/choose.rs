@@ -38,6 +38,49 @@ impl BackendKind {
     }
 }
 
+/// The backends that some memory needs, in mappings of several kinds perhaps more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backends {
+    punch: bool,
+    inject: bool,
+}
+
+impl Backends {
+    /// Adds one.
+    pub fn add(&mut self, backend: BackendKind) {
+        match backend {
+            BackendKind::Punch => self.punch = true,
+            BackendKind::Inject => self.inject = true,
+        }
+    }
+
+    /// Whether it is among them.
+    #[must_use]
+    pub const fn has(self, backend: BackendKind) -> bool {
+        match backend {
+            BackendKind::Punch => self.punch,
+            BackendKind::Inject => self.inject,
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        !self.punch && !self.inject
+    }
+
+    /// Names that do not change between versions; `none` of none.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match (self.punch, self.inject) {
+            (true, true) => "punch+inject",
+            (true, false) => BackendKind::Punch.name(),
+            (false, true) => BackendKind::Inject.name(),
+            (false, false) => "none",
+        }
+    }
+}
+
 /// The backend for a mapping, whatever the range in it.
 ///
 /// # Errors

@@ -4,22 +4,22 @@
 //! [`Outcome`]. It judges every range first, then makes calls of bounded length, and asks its question right
 //! before each. It must not touch a range that any guard forbids, nor one that the plan keeps.
 
+mod run;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
+use self::run::{Run, Work, neighbours};
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
 use super::choose::Allowed;
-use super::guards::{Guard, SegmentPiece, VmFacts, range_guard, vm_guard};
+use super::guards::{Guard, VmFacts, range_guard, vm_guard};
 use super::outcome::{Measured, Outcome, RangeOutcome, RangeResult, Reason};
 use crate::model::backing::Segment;
-use crate::model::ids::{BLOCK_SIZE, FRAME_SIZE, Gfn, Hva};
+use crate::model::ids::{FRAME_SIZE, Gfn};
 use crate::policy::plan::{Plan, PlannedRange, Verdict};
 
-/// Longest call, bytes, unless one page of the backing is longer. It bounds the time until a reset of the VM is
-/// noticed: about 4 ms in 4 KiB pages.
-pub const MAX_CALL_BYTES: u64 = 16 << 20;
+pub use self::run::MAX_CALL_BYTES;
 
 /// A VM as the executor needs it, for one batch.
 pub struct Target<'a> {
@@ -29,6 +29,32 @@ pub struct Target<'a> {
     pub allowed: Allowed,
     /// How its memory is given back.
     pub backend: &'a mut dyn Backend,
+    /// Who else sees what happens to it.
+    pub witness: &'a dyn Witness,
+}
+
+/// What KVM shows of a VM's memory, beside what a backend says that it did.
+pub trait Witness {
+    /// Bytes of these frames that KVM has mapped for the guest: they are resident. 0 where nobody knows.
+    fn mapped_bytes(&self, base_gfn: Gfn, npages: u64) -> u64;
+
+    /// How often KVM has been told that memory of this VM goes (mmu notifier). `None`: that is not seen, or not for
+    /// certain.
+    fn invalidations(&self) -> Option<u64>;
+}
+
+/// Nobody sees anything.
+#[derive(Debug, Clone, Copy)]
+pub struct NoWitness;
+
+impl Witness for NoWitness {
+    fn mapped_bytes(&self, _: Gfn, _: u64) -> u64 {
+        0
+    }
+
+    fn invalidations(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A call that succeeded, told as soon as it is done.
@@ -42,12 +68,6 @@ pub struct CallDone {
     pub effect: Effect,
 }
 
-/// A piece and the range (index in the plan) that it belongs to.
-struct Work<'a> {
-    range: usize,
-    piece: SegmentPiece<'a>,
-}
-
 /// What is known of a range on the way.
 #[derive(Default)]
 struct Tally {
@@ -57,8 +77,24 @@ struct Tally {
     covered: u64,
     /// Bytes of those that took memory.
     taken: u64,
+    /// Bytes that no call may touch, as they share a huge page with what is not of the batch.
+    trimmed: u64,
     /// The first failed call.
     failure: Option<Failure>,
+}
+
+/// What the calls of a batch add up to.
+#[derive(Default)]
+struct Calls<'a> {
+    made: u64,
+    asked_bytes: u64,
+    /// Those that took memory.
+    taken: Vec<Call<'a>>,
+    taken_bytes: u64,
+    /// Bytes of them that KVM had mapped before.
+    mapped_bytes: u64,
+    /// Those that took what KVM had mapped, and KVM was not told.
+    unnotified: u64,
 }
 
 /// Carries out `plan`.
@@ -77,27 +113,23 @@ pub fn execute(
     work.retain(|item| tallies[item.range].answer.is_none());
     work.sort_unstable_by_key(|item| item.piece.base_gfn);
 
-    let before = target.backend.held_bytes();
-    let mut calls = 0;
-    let mut asked_bytes = 0;
-    'batch: for run in work.chunk_by(|a, b| neighbours(&a.piece, &b.piece)) {
-        let mut todo = Run::new(run);
-        while let Some(call) = todo.next_call() {
+    let before = if work.is_empty() { Ok(0) } else { target.backend.held_bytes() };
+    let mut calls = Calls::default();
+    'batch: for pieces in work.chunk_by(|a, b| neighbours(&a.piece, &b.piece)) {
+        let mut run = Run::new(pieces, &mut tallies);
+        while let Some(call) = run.next_call() {
             if !still_live() {
                 break 'batch;
             }
-            calls += 1;
-            let result = target.backend.reclaim(&call);
+            let result = calls.make(call, target);
             if let Ok(effect) = result {
-                asked_bytes += call.bytes;
                 let npages = call.bytes / FRAME_SIZE;
                 on_call(CallDone { base_gfn: call.base_gfn, npages, effect });
             }
-            todo.credit(&call, &result, &mut tallies);
+            run.credit(&call, &result, &mut tallies);
         }
     }
-    let taken = tallies.iter().map(|tally| tally.taken).sum();
-    let (freed_bytes, measured) = measure(taken, before, || target.backend.held_bytes());
+    let (freed_bytes, left_bytes, measured) = calls.measure(before, target.backend);
     target.backend.finish();
 
     let ranges = plan.ranges.iter().zip(tallies).map(|(range, tally)| tally.close(range)).collect();
@@ -106,10 +138,65 @@ pub fn execute(
         offer_seq: plan.offer_seq,
         backend: target.backend.name(),
         ranges,
-        calls,
-        asked_bytes,
+        calls: calls.made,
+        asked_bytes: calls.asked_bytes,
         freed_bytes,
         measured,
+        mapped_bytes: calls.mapped_bytes,
+        left_bytes,
+        unnotified_calls: calls.unnotified,
+    }
+}
+
+impl<'a> Calls<'a> {
+    fn make(&mut self, call: Call<'a>, target: &mut Target<'_>) -> Result<Effect, Failure> {
+        let mapped = target.witness.mapped_bytes(call.base_gfn, call.bytes / FRAME_SIZE);
+        let told = target.witness.invalidations();
+        self.made += 1;
+        let effect = target.backend.reclaim(&call)?;
+        self.asked_bytes += call.bytes;
+        if effect == Effect::Taken {
+            self.taken.push(call);
+            self.taken_bytes += call.bytes;
+            self.mapped_bytes += mapped;
+            // KVM is told before the call returns, of each VMA that maps the range, whether or not a page is in it
+            // (mm/memory.c, zap_page_range_single; mm/hugetlb.c, unmap_hugepage_range; 6.1 and 6.12).
+            let silent = told.is_some() && told == target.witness.invalidations();
+            self.unnotified += u64::from(mapped > 0 && silent);
+        }
+        Ok(effect)
+    }
+
+    /// Bytes that came back, bytes that are there after all, and how that compares with what was taken.
+    fn measure(&self, before: Result<u64, Failure>, backend: &dyn Backend) -> (u64, u64, Measured) {
+        let taken = self.taken_bytes;
+        if taken == 0 {
+            return (0, 0, Measured::Nothing);
+        }
+        let (Ok(before), Ok(after)) = (before, backend.held_bytes()) else {
+            return (0, 0, Measured::Unknown);
+        };
+        let freed = before.saturating_sub(after);
+        if freed > taken {
+            return (taken, 0, Measured::More);
+        }
+        if freed == taken {
+            return (freed, 0, Measured::Agrees);
+        }
+        if freed == 0 && self.mapped_bytes == 0 {
+            return (0, 0, Measured::NothingResident);
+        }
+        if freed >= self.mapped_bytes {
+            return (freed, 0, Measured::Less);
+        }
+        // Less than was there. Others may have taken memory in the same file or process meanwhile, so the numbers alone
+        // accuse nobody: what counts is what the taken ranges hold now.
+        let left: Option<u64> = self.taken.iter().map(|call| backend.left_bytes(call)).sum();
+        match left {
+            Some(0) => (freed, 0, Measured::Less),
+            Some(left) => (freed, left, Measured::Left),
+            None => (freed, 0, Measured::Unknown),
+        }
     }
 }
 
@@ -129,7 +216,7 @@ fn judge<'a>(plan: &Plan, facts: &'a VmFacts, allowed: Allowed) -> (Vec<Tally>, 
             _ if overlaps => Some(answer(Guard::Overlapping)),
             (Verdict::Keep(why), _) => Some(RangeResult::Kept(Reason::Policy(why.clone()))),
             (Verdict::Reclaim, Err(guard)) => Some(answer(guard.clone())),
-            (Verdict::Reclaim, Ok(())) => match range_guard(facts, allowed, range.base_gfn, range.npages) {
+            (Verdict::Reclaim, Ok(_)) => match range_guard(facts, allowed, range.base_gfn, range.npages) {
                 Ok(pieces) => {
                     work.extend(pieces.into_iter().map(|piece| Work { range: index, piece }));
                     None
@@ -183,112 +270,16 @@ fn prepare(backend: &mut dyn Backend, tallies: &mut [Tally], work: &[Work<'_>]) 
     }
 }
 
-/// Whether `b` goes on where `a` ends: in the guest, in the VMM and in the file.
-fn neighbours(a: &SegmentPiece<'_>, b: &SegmentPiece<'_>) -> bool {
-    // No overflow: range_guard has seen both ends of every piece.
-    a.base_gfn.get() + a.npages == b.base_gfn.get()
-        && a.hva.get() + a.bytes == b.hva.get()
-        && a.file_offset + a.bytes == b.file_offset
-        && (a.segment.dev, a.segment.inode) == (b.segment.dev, b.segment.inode)
-        && a.segment.page_size == b.segment.page_size
-}
-
-/// Neighbouring pieces on their way through calls.
-struct Run<'w, 'a> {
-    first: SegmentPiece<'a>,
-    /// Pieces that end behind the newest call's start.
-    pending: &'w [Work<'a>],
-    /// Bytes from the run's start to the next call.
-    done: u64,
-    /// Bytes of the run.
-    bytes: u64,
-}
-
-impl<'w, 'a> Run<'w, 'a> {
-    /// `pieces`: neighbours, not empty.
-    fn new(pieces: &'w [Work<'a>]) -> Self {
-        let bytes = pieces.iter().map(|item| item.piece.bytes).sum();
-        Self { first: pieces[0].piece, pending: pieces, done: 0, bytes }
-    }
-
-    /// The next call, none past the end.
-    fn next_call(&mut self) -> Option<Call<'a>> {
-        if self.done == self.bytes {
-            return None;
-        }
-        let first = &self.first;
-        let file_offset = first.file_offset + self.done;
-        let call = Call {
-            segment: first.segment,
-            base_gfn: Gfn::new(first.base_gfn.get() + self.done / FRAME_SIZE),
-            hva: Hva::new(first.hva.get() + self.done),
-            file_offset,
-            bytes: call_length(file_offset, self.bytes - self.done, first.segment.page_size),
-        };
-        self.done += call.bytes;
-        Some(call)
-    }
-
-    /// Books the newest call for the ranges that it touched.
-    fn credit(&mut self, call: &Call<'_>, result: &Result<Effect, Failure>, tallies: &mut [Tally]) {
-        let end_of = |item: &Work<'_>| item.piece.file_offset + item.piece.bytes;
-        let call_end = call.file_offset + call.bytes;
-        let behind = self.pending.iter().take_while(|item| end_of(item) <= call.file_offset).count();
-        self.pending = &self.pending[behind..];
-        for item in self.pending.iter().take_while(|item| item.piece.file_offset < call_end) {
-            let bytes = end_of(item).min(call_end) - item.piece.file_offset.max(call.file_offset);
-            let tally = &mut tallies[item.range];
-            match result {
-                Ok(effect) => {
-                    tally.covered += bytes;
-                    tally.taken += if *effect == Effect::Taken { bytes } else { 0 };
-                }
-                Err(failure) => {
-                    tally.failure.get_or_insert_with(|| failure.clone());
-                }
-            }
-        }
-    }
-}
-
-/// Length of the call that begins at `file_offset` with `left` bytes to go.
-///
-/// A run is cut only where a 2 MiB page of tmpfs or a page of hugetlbfs can end, so that no cut splits one.
-fn call_length(file_offset: u64, left: u64, page_size: u64) -> u64 {
-    let unit = page_size.max(BLOCK_SIZE);
-    let limit = unit.max(MAX_CALL_BYTES);
-    if left <= limit {
-        return left;
-    }
-    let end = (file_offset + limit) / unit * unit;
-    end - file_offset
-}
-
-/// What came back, and how that compares with `taken`.
-fn measure(
-    taken: u64,
-    before: Result<u64, Failure>,
-    after: impl FnOnce() -> Result<u64, Failure>,
-) -> (u64, Measured) {
-    if taken == 0 {
-        return (0, Measured::Nothing);
-    }
-    let (Ok(before), Ok(after)) = (before, after()) else { return (0, Measured::Unknown) };
-    let freed = before.saturating_sub(after);
-    match freed.cmp(&taken) {
-        std::cmp::Ordering::Less => (freed, Measured::Less),
-        std::cmp::Ordering::Equal => (freed, Measured::Agrees),
-        std::cmp::Ordering::Greater => (taken, Measured::More),
-    }
-}
-
 impl Tally {
     /// The range's outcome, once no more calls will be made.
     fn close(self, range: &PlannedRange) -> RangeOutcome {
         let result = match (self.answer, self.failure) {
             (Some(answer), _) => answer,
             (None, Some(failure)) => RangeResult::Failed(failure),
-            (None, None) if self.covered < range.npages.saturating_mul(FRAME_SIZE) => RangeResult::Stopped,
+            (None, None) if self.covered + self.trimmed < range.npages.saturating_mul(FRAME_SIZE) => {
+                RangeResult::Stopped
+            }
+            (None, None) if self.trimmed > 0 => answer(Guard::PartOfHugePage),
             (None, None) if self.taken < self.covered => RangeResult::Kept(Reason::DryRun),
             (None, None) => RangeResult::Reclaimed,
         };

@@ -7,8 +7,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::choose::{Allowed, backend_of};
-use crate::model::backing::Segment;
+use super::choose::{Allowed, Backends, backend_of};
+use crate::model::backing::{BackingKind, Segment};
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva};
 
 /// Why memory is not taken. The text says what it is and what to do about it.
@@ -76,6 +76,12 @@ pub enum Guard {
         /// Page size of the backing, bytes.
         page_size: u64,
     },
+    /// What is left of the range after whole pages were taken, if any were.
+    #[error(
+        "the range, with its neighbours in the offer, covers only a part of a 2 MiB page of the host, and such a page is \
+         never split; align the VMM's mapping of guest RAM to 2 MiB"
+    )]
+    PartOfHugePage,
     /// VM_IO or VM_PFNMAP.
     #[error("the range is device memory mapped into the guest, not RAM; a fault of the guest")]
     DeviceMemory,
@@ -110,6 +116,7 @@ impl Guard {
             Self::Overlapping => "overlapping",
             Self::NotFollowed => "not-followed",
             Self::Unaligned { .. } => "unaligned",
+            Self::PartOfHugePage => "part-of-huge-page",
             Self::DeviceMemory => "device-memory",
             Self::NoSuchSegment => "no-such-segment",
             Self::StaleMapping => "stale-mapping",
@@ -169,18 +176,48 @@ pub struct SegmentPiece<'a> {
     pub npages: u64,
     /// Where the first byte is mapped in the VMM.
     pub hva: Hva,
-    /// Where the first byte is in the segment's file.
+    /// Where the first byte is in the segment's file; 0 without a file.
     pub file_offset: u64,
     /// Length, bytes.
     pub bytes: u64,
 }
 
-/// Whether anything may be taken from this VM at all.
+impl SegmentPiece<'_> {
+    /// Where its first byte is in the space that its pages are aligned in; see [`Segment::place`].
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.segment.place(self.hva, self.file_offset)
+    }
+}
+
+/// The backends for this VM's memory; at least one.
 ///
 /// # Errors
 /// The first reason that holds for the whole VM. Where no followed memory can be taken, it is the reason
 /// of the largest mapping, the main RAM.
-pub fn vm_guard(vm: &VmFacts, allowed: Allowed) -> Result<(), Guard> {
+pub fn vm_guard(vm: &VmFacts, allowed: Allowed) -> Result<Backends, Guard> {
+    whole_vm_guard(vm)?;
+    let ram = vm.slots.iter().filter(|slot| slot.followed && !slot.readonly);
+    backends_of(ram, allowed)
+}
+
+/// The backends for the memory of one of the VM's slots; at least one.
+///
+/// # Errors
+/// As [`vm_guard`], and what forbids this slot.
+pub fn slot_guard(vm: &VmFacts, slot: &SlotFacts, allowed: Allowed) -> Result<Backends, Guard> {
+    if slot.readonly {
+        return Err(Guard::ReadOnlySlot);
+    }
+    if !slot.followed {
+        return Err(Guard::NotFollowed);
+    }
+    whole_vm_guard(vm)?;
+    backends_of(std::iter::once(slot), allowed)
+}
+
+/// The first reason that holds for the whole VM.
+fn whole_vm_guard(vm: &VmFacts) -> Result<(), Guard> {
     if vm.vfio {
         return Err(Guard::Vfio);
     }
@@ -191,14 +228,20 @@ pub fn vm_guard(vm: &VmFacts, allowed: Allowed) -> Result<(), Guard> {
     if vm.slots.iter().flat_map(|slot| &slot.segments).any(|segment| segment.flags.userfaultfd) {
         return Err(Guard::Userfaultfd);
     }
+    Ok(())
+}
+
+/// The backends for the slots' mappings, or the reason of the largest one if there is none.
+fn backends_of<'a>(slots: impl Iterator<Item = &'a SlotFacts>, allowed: Allowed) -> Result<Backends, Guard> {
+    let mut backends = Backends::default();
     let mut main: Option<(u64, Guard)> = None;
-    for slot in vm.slots.iter().filter(|slot| slot.followed && !slot.readonly) {
+    for slot in slots {
         if slot.segments.is_empty() && main.is_none() {
             main = Some((0, Guard::NoSuchSegment));
         }
         for segment in &slot.segments {
             match backend_of(segment, allowed) {
-                Ok(_) => return Ok(()),
+                Ok(backend) => backends.add(backend),
                 Err(guard) => {
                     if main.as_ref().is_none_or(|(npages, _)| segment.npages > *npages) {
                         main = Some((segment.npages, guard));
@@ -207,7 +250,7 @@ pub fn vm_guard(vm: &VmFacts, allowed: Allowed) -> Result<(), Guard> {
             }
         }
     }
-    Err(main.map_or(Guard::OutsideRam, |(_, guard)| guard))
+    if backends.is_empty() { Err(main.map_or(Guard::OutsideRam, |(_, guard)| guard)) } else { Ok(backends) }
 }
 
 /// The pieces that the range consists of, in order of gfn; together they are exactly the range.
@@ -284,10 +327,11 @@ fn piece(segment: &Segment, gfns: (u64, u64)) -> Result<SegmentPiece<'_>, Guard>
         return Err(Guard::StaleMapping);
     }
     let stale = |sum: Option<u64>| sum.ok_or(Guard::StaleMapping);
+    let has_file = segment.kind != BackingKind::Anonymous;
     // Both products are in range: range_guard bounds the end of every range.
     let skipped = (gfns.0 - segment.base_gfn.get()) * FRAME_SIZE;
     let bytes = (gfns.1 - gfns.0) * FRAME_SIZE;
-    let file_offset = stale(segment.file_offset.checked_add(skipped))?;
+    let file_offset = if has_file { stale(segment.file_offset.checked_add(skipped))? } else { 0 };
     let file_end = stale(file_offset.checked_add(bytes))?;
     // fallocate(2) takes signed offsets.
     if i64::try_from(file_end).is_err() {
@@ -298,7 +342,8 @@ fn piece(segment: &Segment, gfns: (u64, u64)) -> Result<SegmentPiece<'_>, Guard>
     if hva < segment.vma_start.get() || hva_end > segment.vma_end.get() {
         return Err(Guard::StaleMapping);
     }
-    if !file_offset.is_multiple_of(page_size) || !file_end.is_multiple_of(page_size) {
+    let place = segment.place(Hva::new(hva), file_offset);
+    if !place.is_multiple_of(page_size) || !bytes.is_multiple_of(page_size) {
         return Err(Guard::Unaligned { page_size });
     }
     Ok(SegmentPiece {

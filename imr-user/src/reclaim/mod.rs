@@ -5,11 +5,13 @@
 //! control page. Order of a batch: [`guards`] -> [`backend`] opened -> [`executor`] calls -> measured.
 
 pub mod backend;
+pub mod by_mapping;
 pub mod choose;
 pub mod executor;
 pub mod guards;
 pub mod outcome;
 pub mod punch;
+pub mod still_there;
 
 #[cfg(test)]
 mod testing;

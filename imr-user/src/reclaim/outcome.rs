@@ -30,6 +30,12 @@ pub struct Outcome {
     pub freed_bytes: u64,
     /// Whether the measurement agrees with what was asked.
     pub measured: Measured,
+    /// Bytes of what was taken that KVM had mapped for the guest: at least these were resident.
+    pub mapped_bytes: u64,
+    /// Bytes found in the taken ranges after all; looked for only where less came back than was mapped.
+    pub left_bytes: u64,
+    /// Calls that took what KVM had mapped, without KVM being told of it.
+    pub unnotified_calls: u64,
 }
 
 /// What became of one range.
@@ -67,13 +73,18 @@ pub enum Reason {
     DryRun,
 }
 
-/// Measured against asked. Other activity in the same files blurs it, so a single disagreement means little.
+/// Measured against asked. Other activity in the same files blurs the sums, so a difference accuses nobody; only
+/// [`Measured::Left`] does, which was looked for in the taken ranges themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Measured {
     /// As much came back as was asked for.
     Agrees,
-    /// Less came back: part was not resident, or something took memory meanwhile.
+    /// Less came back, and nothing is left: part was not resident, or other memory was taken meanwhile.
     Less,
+    /// Nothing came back, and nothing was known to be resident.
+    NothingResident,
+    /// Less came back than was resident, and there is memory in the taken ranges: still, or again.
+    Left,
     /// More came back: something else gave memory back meanwhile.
     More,
     /// Nothing was taken, so nothing was measured.

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::backend::{Backend, Call, Effect, FALLOCATE, Failure, Obstacle};
 use super::guards::Guard;
-use crate::model::backing::Segment;
+use super::still_there;
+use crate::model::backing::{BackingKind, Segment};
 
 /// Unit of st_blocks, bytes, whatever the file system (stat(2)).
 const STAT_BLOCK: u64 = 512;
@@ -138,6 +139,13 @@ impl Backend for Punch<'_> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         fallocate(fd, mode, call.file_offset, call.bytes).map_err(failure)?;
         Ok(Effect::Taken)
+    }
+
+    fn left_bytes(&self, call: &Call<'_>) -> Option<u64> {
+        if call.segment.kind == BackingKind::Hugetlbfs {
+            return still_there::in_page_tables(self.proc_dir, call.hva, call.bytes);
+        }
+        still_there::in_file(self.file(call.segment)?, call.file_offset, call.bytes)
     }
 
     fn finish(&mut self) {

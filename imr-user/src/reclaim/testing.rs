@@ -165,24 +165,30 @@ pub(super) fn slot(pid: u32, base_gfn: u64, address: u64, bytes: u64) -> SlotFac
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let mut segments = Vec::new();
     let mut current: Option<Segment> = None;
+    let mut huge = false;
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
         let rest: Vec<&str> = words.collect();
         match (first, &mut current) {
             ("KernelPageSize:", Some(segment)) => segment.page_size = number(rest[0]) * 1024,
+            ("THPeligible:" | "AnonHugePages:" | "ShmemPmdMapped:", Some(_)) => huge |= rest[0] != "0",
             ("VmFlags:", Some(segment)) => {
                 segment.flags = VmaFlags {
                     locked: rest.contains(&"lo"),
                     userfaultfd: ["um", "uw", "ui"].iter().any(|flag| rest.contains(flag)),
                     device: rest.contains(&"io") || rest.contains(&"pf"),
+                    huge: std::mem::take(&mut huge),
                 };
                 if rest.contains(&"ht") {
                     segment.kind = BackingKind::Hugetlbfs;
                 }
                 segments.extend(current.take());
             }
-            _ if first.contains('-') => current = vma(first, &rest, base_gfn, address, bytes),
+            _ if first.contains('-') => {
+                huge = false;
+                current = vma(first, &rest, base_gfn, address, bytes);
+            }
             _ => {}
         }
     }

@@ -33,6 +33,7 @@ pub(crate) fn slot(id: i32, first_block: u64, blocks: &[BlockState]) -> SlotSnap
         userspace_addr: Hva::new(0x7f00_0000_0000),
         backing: "memfd".to_owned(),
         readonly: false,
+        reclaim: ReclaimStatus::Ready { backend: "punch".to_owned() },
         blocks: blocks.iter().copied().collect(),
     }
 }

@@ -51,6 +51,7 @@ fn guest(number: u64) -> VmModel {
         backing: "memfd (shared)".into(),
         readonly: false,
         followed: true,
+        reclaim: ReclaimStatus::Ready { backend: "punch".into() },
     };
     vm.set_slots(vec![slot(0, 0, LOW_BLOCKS), slot(1, 2048, BLOCKS_PER_VM - LOW_BLOCKS)]);
     vm.guest = GuestStatus::Attached { control_gpa: 0x1000, cookie: number };

@@ -17,6 +17,7 @@ fn slot(base_gfn: u64, npages: u64) -> SlotDescription {
         backing: "memfd".into(),
         readonly: false,
         followed: true,
+        reclaim: ReclaimStatus::Ready { backend: "punch".into() },
     }
 }
 

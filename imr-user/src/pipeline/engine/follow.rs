@@ -49,6 +49,7 @@ impl Engine {
             Arc::clone(&vmm),
             Layout { found, registration, segments, hazards },
             self.config.policy,
+            self.config.allowed,
         );
         let ended = self.ended_in.clone();
         let watched = Arc::clone(&vmm);

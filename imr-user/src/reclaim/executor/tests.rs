@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::fs::MemfdFlags;
 use rustix::mm::MapFlags;
 
+use super::run::call_length;
 use super::*;
 use crate::reclaim::backend::DryRun;
 use crate::reclaim::guards::SlotFacts;
@@ -24,7 +25,7 @@ const ABOVE_4G: u64 = 4096 * FRAMES;
 fn punch(facts: &VmFacts, plan: &Plan, calls: usize) -> (Outcome, Vec<CallDone>) {
     let proc_dir = proc_dir(std::process::id());
     let mut punch = Punch::new(proc_dir.as_fd());
-    let mut target = Target { facts, allowed: Allowed::default(), backend: &mut punch };
+    let mut target = Target { facts, allowed: Allowed::default(), backend: &mut punch, witness: &NoWitness };
     let (mut asked, mut done) = (0, Vec::new());
     let mut still_live = || {
         asked += 1;
@@ -92,7 +93,10 @@ fn memory_that_is_not_resident_is_reclaimed_and_frees_nothing() {
     let ram = Ram::shared(memfd(2 * MIB, MemfdFlags::empty()), 0, 2 * MIB);
     let (outcome, _) = punch(&vm(vec![ram.slot(0)]), &plan(&[(0, FRAMES)]), 9);
     assert_eq!(results(&outcome), [RangeResult::Reclaimed]);
-    assert_eq!((outcome.asked_bytes, outcome.freed_bytes, outcome.measured), (MIB, 0, Measured::Less));
+    assert_eq!(
+        (outcome.asked_bytes, outcome.freed_bytes, outcome.measured),
+        (MIB, 0, Measured::NothingResident)
+    );
 }
 
 /// As a PC with more than 3 GiB: the same file goes on above the hole, at another address of the guest.
@@ -259,7 +263,8 @@ fn a_dry_run_says_what_it_would_take_and_takes_nothing() {
     let facts = vm(vec![ram.slot(0)]);
     let proc_dir = proc_dir(std::process::id());
     let mut backend = DryRun(Punch::new(proc_dir.as_fd()));
-    let mut target = Target { facts: &facts, allowed: Allowed::default(), backend: &mut backend };
+    let mut target =
+        Target { facts: &facts, allowed: Allowed::default(), backend: &mut backend, witness: &NoWitness };
     let plan = plan(&[(0, FRAMES), (2 * FRAMES, FRAMES)]);
     let outcome = execute(&plan, &mut target, &mut || true, &mut |_| {});
     assert_eq!(results(&outcome), [RangeResult::Kept(Reason::DryRun), refused(Guard::OutsideRam)]);
@@ -399,7 +404,12 @@ fn a_vmm_that_dies_on_the_way_is_gone_not_an_error() {
     let mut run = |still_live: &mut dyn FnMut() -> bool| {
         execute(
             &plan,
-            &mut Target { facts: &facts, allowed: Allowed::default(), backend: &mut punch },
+            &mut Target {
+                facts: &facts,
+                allowed: Allowed::default(),
+                backend: &mut punch,
+                witness: &NoWitness,
+            },
             still_live,
             &mut |_| {},
         )

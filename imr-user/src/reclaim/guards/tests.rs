@@ -5,7 +5,7 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, MprotectFlags, UserfaultfdFlags, mlock, mprotect, userfaultfd};
 
 use super::*;
-use crate::model::backing::{BackingKind, VmaFlags};
+use crate::model::backing::VmaFlags;
 use crate::reclaim::testing::{MIB, Ram, memfd, vm};
 
 /// As without any switch.
@@ -40,7 +40,7 @@ fn slot_of(segments: Vec<Segment>) -> SlotFacts {
 
 /// The reason for the whole VM and for its first MiB, which must be the same.
 fn both(facts: &VmFacts) -> Result<(), Guard> {
-    let whole = vm_guard(facts, NOTHING);
+    let whole = vm_guard(facts, NOTHING).map(|_| ());
     assert_eq!(range_guard(facts, NOTHING, Gfn::new(0), MIB_FRAMES).map(|_| ()), whole);
     whole
 }
@@ -134,7 +134,7 @@ fn userfaultfd_guards_the_whole_vm() {
 fn conditions_of_the_whole_vm() {
     let slot = slot_of(vec![segment(0, MIB_FRAMES, 0x10_0000, 0)]);
     let facts = vm(vec![slot.clone()]);
-    assert_eq!(vm_guard(&facts, NOTHING), Ok(()));
+    assert_eq!(vm_guard(&facts, NOTHING).map(Backends::name), Ok("punch"));
     assert_eq!(vm_guard(&VmFacts { vfio: true, ..facts.clone() }, NOTHING), Err(Guard::Vfio));
     assert_eq!(vm_guard(&VmFacts { guest_memfd: true, ..facts }, NOTHING), Err(Guard::GuestMemfd));
     assert_eq!(vm_guard(&vm(vec![]), NOTHING), Err(Guard::OutsideRam));
@@ -149,7 +149,7 @@ fn conditions_of_the_whole_vm() {
     let disk = Segment { kind: BackingKind::OtherFile("/disk".into()), ..segment(0, 16, 0, 0) };
     let (anonymous, disk) = (slot_of(vec![anonymous]), slot_of(vec![disk]));
     assert_eq!(vm_guard(&vm(vec![disk.clone(), anonymous.clone()]), NOTHING), Err(Guard::PrivateMapping));
-    assert_eq!(vm_guard(&vm(vec![disk, anonymous, slot]), NOTHING), Ok(()));
+    assert_eq!(vm_guard(&vm(vec![disk, anonymous, slot]), NOTHING).map(Backends::name), Ok("punch"));
 }
 
 #[test]
@@ -225,6 +225,7 @@ fn names_are_stable_and_texts_say_what_to_do() {
         (Guard::Overlapping, "overlapping"),
         (Guard::NotFollowed, "not-followed"),
         (Guard::Unaligned { page_size: 4096 }, "unaligned"),
+        (Guard::PartOfHugePage, "part-of-huge-page"),
         (Guard::DeviceMemory, "device-memory"),
         (Guard::NoSuchSegment, "no-such-segment"),
         (Guard::StaleMapping, "stale-mapping"),
