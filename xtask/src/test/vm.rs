@@ -24,6 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(240);
 const LAST_LINES: usize = 60;
 /// The status of a host script whose guest did not come up (EX_TEMPFAIL): nothing was tested yet.
 const NOT_BOOTED: i32 = 75;
+/// In imr's record of a reset that the guest's CPU brought about.
+const SHUTDOWN: &str = r#""event":"reset","cause":"shutdown""#;
 /// Keeps the guest's init from loading the module: that is left to the host script.
 const NO_MODULE: &str = ":\n";
 
@@ -87,14 +89,25 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Why a failed scenario is run once more, if so: what failed was the guest under the emulator, before anything was
+/// Why a failed scenario is run once more, if so: what failed was a machine under the emulator, before anything was
 /// tested or with nobody having asked for it. Once only, said aloud, and with the first try's logs kept.
+///
+/// Under TCG both L1 and its guests triple-fault now and then: a CPU that re-enters a guest finds the top of its page
+/// tables not present, while those tables are whole in the guest's memory.
 fn once_more(scenario: &Scenario, outcome: &Outcome) -> Option<(&'static str, &'static str)> {
+    if outcome.success() {
+        return None;
+    }
     if outcome.problem.is_none() && outcome.status == NOT_BOOTED {
         return Some(("a guest hung at boot", ", at the second try: a guest hung at boot"));
     }
+    if matches!(outcome.problem, Some(Problem::QemuEnded(_) | Problem::HostPanicked)) {
+        return Some(("L1 died", ", at the second try: L1 died at the first"));
+    }
+    // A scenario resets guests by QMP; a guest that shuts its CPU down has triple-faulted.
+    let shutdown = outcome.lines.iter().any(|line| line.text.contains(SHUTDOWN));
     let reset = outcome.guest_resets > 0 && !scenario.resets_guests();
-    (reset && !outcome.success())
+    (reset || shutdown)
         .then_some(("a guest reset itself", ", at the second try: a guest reset itself at the first"))
 }
 
@@ -147,6 +160,7 @@ fn show_failure(outcome: &Outcome, logs: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testbed::relay::{Line, Source};
 
     #[test]
     fn only_what_the_guest_did_by_itself_is_tried_again() {
@@ -157,5 +171,12 @@ mod tests {
         assert!(once_more(scenario("two_vms"), &outcome(1, 0)).is_none(), "it failed by itself");
         assert!(once_more(scenario("two_vms"), &outcome(0, 1)).is_none(), "it did not fail");
         assert!(once_more(scenario("reset_in_batch"), &outcome(1, 1)).is_none(), "it was reset on purpose");
+        let dead = |problem| Outcome { problem: Some(problem), ..Outcome::default() };
+        assert!(once_more(scenario("two_vms"), &dead(Problem::HostPanicked)).is_some());
+        assert!(once_more(scenario("two_vms"), &dead(Problem::GuestPanicked(1))).is_none());
+        let mut shut_down = outcome(1, 2);
+        let text = r#"{"unix_ms":1,"vm":{"id":1},"event":"reset","cause":"shutdown"}"#.to_owned();
+        shut_down.lines.push(Line { source: Source::Host, at: Duration::ZERO, text });
+        assert!(once_more(scenario("reset_in_batch"), &shut_down).is_some());
     }
 }
