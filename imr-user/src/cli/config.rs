@@ -4,6 +4,7 @@
 //! section a program or subcommand, each in a file of its own. The command line wins over all of it.
 
 pub mod commands;
+mod run;
 mod text;
 mod top;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
+pub use self::run::RunSection;
 pub use self::text::default_text;
 pub use self::top::TopSection;
 
@@ -49,6 +51,8 @@ pub enum ConfigError {
 /// What a file says, checked, and completed by what is built in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FileConfig {
+    /// What is done with memory.
+    pub run: RunSection,
     /// imr-top.
     pub top: TopSection,
 }
@@ -57,6 +61,8 @@ pub struct FileConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
+    #[serde(default)]
+    run: run::RawRun,
     #[serde(default)]
     top: top::RawTop,
 }
@@ -138,7 +144,7 @@ impl FileConfig {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             wrong(Fault { span: error.span().unwrap_or(0..0), what: error.message().to_owned() })
         })?;
-        Ok(Self { top: raw.top.check().map_err(wrong)? })
+        Ok(Self { run: raw.run.check().map_err(wrong)?, top: raw.top.check().map_err(wrong)? })
     }
 }
 

@@ -1,6 +1,7 @@
 //! `imr run`: headless, one line an event and a summary at the end.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::config::{FileConfig, Places};
 use super::duration;
+use super::policy::PolicyArgs;
 use crate::model::ids::Pid;
-use crate::model::snapshot::PolicyName;
 use crate::pipeline::record::{Happened, Record};
 use crate::pipeline::{self, Config};
 
@@ -21,9 +23,8 @@ pub struct RunArgs {
     #[arg(long)]
     json: bool,
 
-    /// Take nothing: answer every offer with "kept".
-    #[arg(long)]
-    observe: bool,
+    #[command(flatten)]
+    policy: PolicyArgs,
 
     /// Only the VMs of this VMM process (may be repeated).
     #[arg(short, long, value_name = "PID")]
@@ -36,29 +37,33 @@ pub struct RunArgs {
     /// Print what the eBPF programs log.
     #[arg(long)]
     debug_bpf: bool,
+
+    /// Configuration file, instead of the first of ~/.config/imr/config.toml and /etc/imr/config.toml that is
+    /// there; `imr config default` prints one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Runs until the time is over or a signal says so.
 ///
 /// # Errors
-/// The pipeline could not start or failed, or standard output is gone.
+/// The configuration is wrong, the pipeline could not start or failed, or standard output is gone.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let file = FileConfig::load(args.config.as_deref(), &Places::of_process())?;
+    let config = Config {
+        pids: args.pid.iter().copied().map(Pid::new).collect(),
+        debug_bpf: args.debug_bpf,
+        ..args.policy.over(file.run).into()
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
-    runtime.block_on(follow(args))
+    runtime.block_on(follow(args, config))
 }
 
-async fn follow(args: &RunArgs) -> anyhow::Result<ExitCode> {
+async fn follow(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
-    let mut handle = pipeline::spawn(Config {
-        policy: if args.observe { PolicyName::Observe } else { PolicyName::Immediate },
-        allowed: pipeline::Allowed::default(),
-        answer: true,
-        pids: args.pid.iter().copied().map(Pid::new).collect(),
-        delay: Duration::from_secs(1),
-        debug_bpf: args.debug_bpf,
-    })?;
+    let mut handle = pipeline::spawn(config)?;
     let over = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,

@@ -17,10 +17,10 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 
 pub use self::session::{Exit, Feed, run_top};
-use super::config::{FileConfig, Places, TopSection};
+use super::config::{FileConfig, Places, RunSection};
 use super::duration;
+use super::policy::PolicyArgs;
 use crate::model::ids::Pid;
-use crate::model::snapshot::PolicyName;
 use crate::pipeline;
 use crate::view::Settings;
 use crate::view::theme::{Palette, Symbols, Theme};
@@ -53,9 +53,9 @@ pub struct TopArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Take nothing: answer every offer with "kept"
-    #[arg(long)]
-    pub observe: bool,
+    /// What is done with memory.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 
     /// Only the VM of this VMM process (may be repeated)
     #[arg(short, long, value_name = "PID")]
@@ -110,8 +110,8 @@ pub struct TopConfig {
     pub iterations: Option<NonZeroU64>,
     /// Where they go.
     pub output: Output,
-    /// Take nothing.
-    pub observe: bool,
+    /// What is done with memory.
+    pub run: RunSection,
     /// Only the VMs of these processes; empty: all.
     pub pids: Vec<Pid>,
     /// Print what the eBPF programs log.
@@ -189,7 +189,8 @@ impl TopArgs {
     ///
     /// # Errors
     /// What is wrong and what to do, for people; the caller ends with code 2.
-    pub fn validate(self, environment: &Environment, file: TopSection) -> Result<TopConfig, String> {
+    pub fn validate(self, environment: &Environment, file: FileConfig) -> Result<TopConfig, String> {
+        let FileConfig { run, top: file } = file;
         let output = match (self.batch, self.json) {
             (_, true) => Output::Json,
             (true, false) => Output::Text,
@@ -230,7 +231,7 @@ impl TopArgs {
             delay,
             iterations: self.iterations,
             output,
-            observe: self.observe,
+            run: self.policy.over(run),
             pids: self.pid.into_iter().map(Pid::new).collect(),
             debug_bpf: self.debug_bpf,
             settings,
@@ -251,15 +252,13 @@ pub fn run() -> anyhow::Result<ExitCode> {
     }
     let file = FileConfig::load(arguments.config.as_deref(), &Places::of_process())?;
     let config = arguments
-        .validate(&Environment::of_process(), file.top)
+        .validate(&Environment::of_process(), file)
         .unwrap_or_else(|wrong| TopArgs::command().error(ErrorKind::ValueValidation, wrong).exit());
     let mut pipeline = pipeline::spawn(pipeline::Config {
-        policy: if config.observe { PolicyName::Observe } else { PolicyName::Immediate },
-        allowed: pipeline::Allowed::default(),
-        answer: true,
         pids: config.pids.clone(),
         delay: config.delay,
         debug_bpf: config.debug_bpf,
+        ..config.run.into()
     })?;
     // Nobody reads them here, and unread they would pile up.
     pipeline.records.close();

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -38,9 +37,7 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
             policy: PolicyName::Observe,
             allowed: Allowed { inject: args.inject, dry_run: args.dry_run },
             answer: false,
-            pids: Vec::new(),
-            delay: Duration::from_secs(1),
-            debug_bpf: false,
+            ..Config::default()
         })?;
         let snapshot =
             handle.snapshots.wait_for(|snapshot| snapshot.sequence > 0).await.map(|found| found.clone());

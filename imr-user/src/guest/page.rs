@@ -225,13 +225,16 @@ impl GuestFields {
     }
 }
 
+/// Length of the host half without the results, bytes.
+const BEFORE_RESULTS: usize = offset_of!(HostHalf, results);
+
 impl HostFields {
     /// Copies the host half of the page at `gpa` once.
     ///
     /// # Errors
     /// [`MemoryError`] when the page cannot be read.
     pub fn read(memory: &impl PageMemory, gpa: Gpa) -> Result<Self, MemoryError> {
-        let mut bytes = [0_u8; offset_of!(HostHalf, results)];
+        let mut bytes = [0_u8; BEFORE_RESULTS];
         memory.read(host_gpa(gpa, 0), &mut bytes)?;
         Ok(Self {
             attach_id: u64_at(&bytes, offset_of!(HostHalf, attach_id)),

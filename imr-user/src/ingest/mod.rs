@@ -12,6 +12,7 @@ mod layout;
 pub mod loader;
 mod privilege;
 mod probe_list;
+pub mod psi;
 pub mod registry;
 pub mod residency;
 mod smaps;

@@ -10,9 +10,9 @@ use super::ids::{Pid, VmId};
 pub struct Decision {
     /// Wall-clock time, milliseconds since 1970-01-01 UTC.
     pub unix_ms: u64,
-    /// The VM.
+    /// The VM; 0: the host as a whole.
     pub vm: VmId,
-    /// Its VMM process.
+    /// Its VMM process; 0: none.
     pub pid: Pid,
     /// What was decided.
     pub kind: DecisionKind,
@@ -46,4 +46,10 @@ pub enum DecisionKind {
     Abandoned,
     /// The operator changed what is done with this VM, or asked for its memory.
     Operator,
+    /// The host became short of memory, or is so no more.
+    Pressure,
+    /// A guest is asked for free memory because the host is short of it, or no longer.
+    Asked,
+    /// A VM is left alone because what was taken from it came back too soon, or no longer.
+    LeftAlone,
 }

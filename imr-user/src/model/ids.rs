@@ -61,6 +61,11 @@ number!(BlockId, u64);
 number!(VmId, u32);
 number!(Pid, u32);
 
+impl VmId {
+    /// None of them: what is told of the host as a whole.
+    pub const HOST: Self = Self(0);
+}
+
 impl Gfn {
     /// Address of the frame's first byte; `None` past the 64-bit address space.
     #[must_use]

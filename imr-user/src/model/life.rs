@@ -70,6 +70,17 @@ impl Life {
             }
         })
     }
+
+    /// How long ago the newest unbroken time began in which all steps were `as_asked`, ms; `None` where no kept step was.
+    pub fn since(&self, now_ns: u64, as_asked: impl Fn(&LifeStep) -> bool) -> Option<u64> {
+        let newest = self.steps(now_ns).skip_while(|step| !as_asked(step));
+        newest.take_while(|step| as_asked(step)).last().map(|step| step.ago_ms)
+    }
+
+    /// The same, of a time that has not ended.
+    pub fn so_far(&self, now_ns: u64, as_asked: impl Fn(&LifeStep) -> bool) -> Option<u64> {
+        self.steps(now_ns).take_while(|step| as_asked(step)).last().map(|step| step.ago_ms)
+    }
 }
 
 fn units(ns: u64) -> u32 {
@@ -115,6 +126,26 @@ mod tests {
         let facts: Vec<_> = life.steps(61 * second).map(|step| step.fact).collect();
         assert_eq!(facts, [HostFact::Idle, HostFact::Refaulted, gone, held]);
         assert_eq!(size_of::<Life>(), 12);
+    }
+
+    #[test]
+    fn an_unbroken_time_is_counted_from_its_begin() {
+        let mut life = Life::default();
+        let (free, used, second) = (GuestClaim::Free, GuestClaim::InUse, 1_000_000_000);
+        let taken = |step: &LifeStep| step.fact == HostFact::Reclaimed;
+        assert_eq!(life.since(9, taken), None);
+        life.note(free, HostFact::Resident4k, 10 * second);
+        life.note(free, HostFact::Reclaimed, 20 * second);
+        life.note(GuestClaim::Unknown, HostFact::Reclaimed, 30 * second);
+        let seconds = |ms: Option<u64>| ms.map(|ms| (ms + 500) / 1000);
+        assert_eq!(seconds(life.since(40 * second, taken)), Some(20));
+        assert_eq!(life.so_far(40 * second, |step| step.claim == free), None);
+        life.note(used, HostFact::Refaulted, 40 * second);
+        assert_eq!(seconds(life.since(44 * second, taken)), Some(24));
+        assert_eq!(
+            (life.so_far(44 * second, taken), seconds(life.so_far(44 * second, |_| true))),
+            (None, Some(34))
+        );
     }
 
     proptest! {

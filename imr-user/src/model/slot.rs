@@ -5,8 +5,9 @@
 
 use super::block::{BlockState, Change, GuestClaim, HostFact, IDLE_NS, Residency};
 use super::blocks::BlockMap;
-use super::ids::{BlockId, FRAMES_PER_BLOCK, Gfn};
+use super::ids::{BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn};
 use super::life::{Life, LifeStep};
+use super::regret::{FreeHeld, Refaults};
 use super::snapshot::DriftCounters;
 use super::sums::CrossTable;
 use super::vm::SlotDescription;
@@ -110,8 +111,7 @@ enum Happened {
 /// What a slot's changes add up to, outside of it.
 pub(super) struct Ledger<'a> {
     pub(super) cross: &'a mut CrossTable,
-    /// Frames that refaulted.
-    pub(super) refaulted_frames: &'a mut u64,
+    pub(super) refaults: &'a mut Refaults,
     pub(super) now_ns: u64,
 }
 
@@ -150,6 +150,24 @@ impl SlotBlocks {
 
     pub(super) fn life(&self, index: usize, now_ns: u64) -> Vec<LifeStep> {
         self.private.get(index).map(|private| private.life.steps(now_ns).collect()).unwrap_or_default()
+    }
+
+    /// Adds what the guest says is free and the host still holds. Looks at every block.
+    pub(super) fn add_free_held(&self, now_ns: u64, sum: &mut FreeHeld) {
+        let mut run = 0;
+        for (index, state) in self.states.iter().enumerate() {
+            if state.claim != GuestClaim::Free || !state.fact.is_held() {
+                run = 0;
+                continue;
+            }
+            run += u64::from(state.resident_frames) * FRAME_SIZE;
+            sum.bytes += u64::from(state.resident_frames) * FRAME_SIZE;
+            sum.longest_run_bytes = sum.longest_run_bytes.max(run);
+            if let Some(private) = self.private.get(index) {
+                let free_ms = private.life.so_far(now_ns, |step| step.claim == GuestClaim::Free);
+                sum.longest_free_ms = sum.longest_free_ms.max(free_ms.unwrap_or(0));
+            }
+        }
     }
 
     /// Position of a block in the slot.
@@ -308,6 +326,7 @@ impl SlotBlocks {
 
     /// The one place where a block's state changes.
     fn put(&mut self, index: usize, new: BlockState, ledger: &mut Ledger<'_>) {
+        let frames = self.frames_of(index);
         let (Some(old), Some(private)) = (self.states.get(index), self.private.get_mut(index)) else {
             return;
         };
@@ -316,13 +335,20 @@ impl SlotBlocks {
             let back = new.resident_frames + new.swapped_frames + new.merged_frames;
             let more = back.saturating_sub(private.refaulted);
             private.refaulted += more;
-            *ledger.refaulted_frames += u64::from(more);
+            ledger.refaults.refaulted_frames += u64::from(more);
+            // By the steps before this one: `answered_ns` is that of an offer, if there was one since.
+            let ago_ms = private.life.since(ledger.now_ns, |step| step.fact == HostFact::Reclaimed);
+            if ago_ms.is_some_and(|ago_ms| ago_ms <= ledger.refaults.soon_ms) {
+                ledger.refaults.soon_frames += u64::from(more);
+            }
+        }
+        if new.fact == HostFact::Reclaimed && old.fact != HostFact::Reclaimed {
+            ledger.refaults.taken_frames += u64::from(frames);
         }
         if (old.claim, old.fact) != (new.claim, new.fact) {
             private.life.note(new.claim, new.fact, ledger.now_ns);
         }
         if old != new {
-            let frames = self.frames_of(index);
             ledger.cross.leave(old, frames);
             ledger.cross.enter(new, frames);
             self.states.set(index, new);

@@ -11,6 +11,7 @@ use super::decision::Decision;
 use super::ids::{BlockId, Gfn, Hva, Pid, VmId};
 use super::latency::StageSummaries;
 use super::life::LifeStep;
+use super::regret::{HostPressure, VmPressure};
 use super::sums::CrossTable;
 
 /// Version of the JSON form of [`Snapshot`]; raised when a field changes its meaning or goes.
@@ -47,15 +48,21 @@ pub enum PolicyName {
     Observe,
     /// Take every offered range that no guard forbids, at once.
     Immediate,
+    /// Take and ask for free memory while the host is short of it, and only so much and so fast; otherwise nothing.
+    Pressure,
 }
 
 impl PolicyName {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Observe, Self::Immediate, Self::Pressure];
+
     /// As it is written on command lines and screens.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Observe => "observe",
             Self::Immediate => "immediate",
+            Self::Pressure => "pressure",
         }
     }
 }
@@ -77,6 +84,8 @@ pub struct HostSnapshot {
     pub swap_used: u64,
     /// /proc/pressure/memory, `some avg10`, percent; `None` where the kernel has no PSI.
     pub pressure_some_avg10: Option<f32>,
+    /// Whether the host is short of memory, as policy pressure judges it; `None` where no VM has that policy.
+    pub pressure: Option<HostPressure>,
     /// Events lost, undecodable or not attributable, by what happened.
     pub counters: EventCounters,
     /// Each probe of the eBPF object and how it fares.
@@ -194,6 +203,10 @@ pub struct VmSnapshot {
     pub reclaimed_now_bytes: u64,
     /// Bytes that were touched again after they were reclaimed.
     pub refaulted_bytes: u64,
+    /// Bytes of those that came back soon after they were reclaimed (`regret_within` of the configuration).
+    pub soon_refaulted_bytes: u64,
+    /// What policy pressure makes of it.
+    pub pressure: VmPressure,
     /// Page faults (EPT/NPT violations or shadow page faults) a second.
     pub faults_per_s: f64,
     /// Page faults since the VM was registered.

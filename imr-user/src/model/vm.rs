@@ -7,6 +7,7 @@ use super::block::{GuestClaim, HostFact, Residency};
 use super::blocks::BlockMap;
 use super::ids::{BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use super::latency::Stages;
+use super::regret::{FreeHeld, Refaults, VmPressure};
 pub use super::slot::{BLOCK_BYTES, BlockReading};
 use super::slot::{Ledger, SlotBlocks};
 use super::snapshot::{
@@ -68,8 +69,10 @@ pub struct VmModel {
     pub offered_bytes: u64,
     /// Given back since the start as measured, bytes.
     pub reclaimed_bytes: u64,
+    /// What policy pressure makes of it.
+    pub pressure: VmPressure,
     drift: DriftCounters,
-    refaulted_frames: u64,
+    refaults: Refaults,
     page_faults: u64,
     faults_per_s: f64,
     sampled_ns: Option<u64>,
@@ -94,8 +97,9 @@ impl VmModel {
             guest_free_bytes: 0,
             offered_bytes: 0,
             reclaimed_bytes: 0,
+            pressure: VmPressure::default(),
             drift: DriftCounters::default(),
-            refaulted_frames: 0,
+            refaults: Refaults::default(),
             page_faults: 0,
             faults_per_s: 0.0,
             sampled_ns: None,
@@ -130,7 +134,39 @@ impl VmModel {
     /// Bytes that refaulted since the start.
     #[must_use]
     pub fn refaulted_bytes(&self) -> u64 {
-        self.refaulted_frames * FRAME_SIZE
+        self.refaults.refaulted_frames * FRAME_SIZE
+    }
+
+    /// Bytes of blocks that became reclaimed, since the start.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        self.refaults.taken_frames * FRAME_SIZE
+    }
+
+    /// Bytes of those that refaulted soon, since the start.
+    #[must_use]
+    pub fn soon_refaulted_bytes(&self) -> u64 {
+        self.refaults.soon_frames * FRAME_SIZE
+    }
+
+    /// How soon after its reclaim a refault counts as soon, ms; of refaults from now on.
+    pub fn set_soon_ms(&mut self, soon_ms: u64) {
+        self.refaults.soon_ms = soon_ms;
+    }
+
+    /// Guest RAM with memory of the host behind it, in RAM or in swap, bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let total = self.cross.total();
+        total.resident_bytes() + total.swapped_bytes() + total.merged_bytes()
+    }
+
+    /// What the guest says is free and the host still holds. Looks at every block, so not for every sample.
+    #[must_use]
+    pub fn free_held(&self, now_ns: u64) -> FreeHeld {
+        let mut sum = FreeHeld::default();
+        self.slots.iter().for_each(|slot| slot.add_free_held(now_ns, &mut sum));
+        sum
     }
 
     /// What its blocks add up to.
@@ -196,9 +232,9 @@ impl VmModel {
 
     /// Takes over what the shared table says of a block that has changed.
     pub fn look(&mut self, (slot, index): BlockAt, reading: BlockReading, now_ns: u64) {
-        let Self { slots, cross, refaulted_frames, .. } = self;
+        let Self { slots, cross, refaults, .. } = self;
         if let Some(slot) = slots.get_mut(slot) {
-            slot.look(index, reading, &mut Ledger { cross, refaulted_frames, now_ns });
+            slot.look(index, reading, &mut Ledger { cross, refaults, now_ns });
         }
     }
 
@@ -219,9 +255,9 @@ impl VmModel {
         read: impl FnMut(usize) -> BlockReading,
         stale: impl FnMut(usize),
     ) {
-        let Self { slots, cross, refaulted_frames, drift, .. } = self;
+        let Self { slots, cross, refaults, drift, .. } = self;
         if let Some(slot) = slots.get_mut(slot) {
-            let mut ledger = Ledger { cross, refaulted_frames, now_ns };
+            let mut ledger = Ledger { cross, refaults, now_ns };
             slot.end_baseline(truth, read, stale, drift, &mut ledger);
         }
     }
@@ -275,6 +311,8 @@ impl VmModel {
             reclaimed_bytes: self.reclaimed_bytes,
             reclaimed_now_bytes: of(HostFact::Reclaimed).bytes(),
             refaulted_bytes: self.refaulted_bytes(),
+            soon_refaulted_bytes: self.soon_refaulted_bytes(),
+            pressure: self.pressure,
             faults_per_s: self.faults_per_s,
             page_faults: self.page_faults,
             cross: self.cross,
@@ -288,8 +326,8 @@ impl VmModel {
     }
 
     fn each_slot(&mut self, now_ns: u64, mut change: impl FnMut(usize, &mut SlotBlocks, &mut Ledger<'_>)) {
-        let Self { slots, cross, refaulted_frames, .. } = self;
-        let mut ledger = Ledger { cross, refaulted_frames, now_ns };
+        let Self { slots, cross, refaults, .. } = self;
+        let mut ledger = Ledger { cross, refaults, now_ns };
         for (position, slot) in slots.iter_mut().enumerate() {
             change(position, slot, &mut ledger);
         }

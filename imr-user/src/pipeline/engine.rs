@@ -6,6 +6,7 @@
 mod baselines;
 mod commands;
 mod follow;
+mod pressure;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::baseline::{self, Reading, Schedule};
 use super::command::Command;
+use super::pressure::HostWatch;
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
 use super::vms::{FollowedVm, NoWorker, WorkerStart};
@@ -38,6 +40,7 @@ use crate::model::snapshot::{
     BlockDetail, EventCounters, HostSnapshot, ProbeState, ReclaimStatus, SCHEMA_VERSION, Snapshot,
 };
 use crate::model::vm::BLOCK_BYTES;
+use crate::policy::free_since::FREE_SINCE_BYTES;
 
 /// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
@@ -45,7 +48,9 @@ const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes that a block costs at most, with an older picture of it on a screen, and the bit that says that it changed.
 const MOST_BYTES_A_BLOCK: usize = 128;
-const _: () = assert!(size_of::<BlockRecord>() + BLOCK_BYTES + size_of::<BlockState>() < MOST_BYTES_A_BLOCK);
+const _: () = assert!(
+    size_of::<BlockRecord>() + BLOCK_BYTES + size_of::<BlockState>() + FREE_SINCE_BYTES < MOST_BYTES_A_BLOCK
+);
 /// Guest memory that the block table has room for, as a multiple of the host's memory.
 const OVERCOMMIT: u64 = 8;
 /// The least guest memory it has room for, bytes.
@@ -78,6 +83,10 @@ pub(super) struct Engine {
     ended: UnboundedReceiver<VmId>,
     out: Channels,
     host: HostSnapshot,
+    /// Whether the host is short of memory; looked at while a VM has policy pressure.
+    host_watch: HostWatch,
+    /// When the blocks of all VMs were looked at last, ns.
+    refreshed_ns: u64,
     started: Instant,
     sequence: u64,
 }
@@ -142,6 +151,8 @@ impl Engine {
             ended,
             out,
             host,
+            host_watch: HostWatch::new(),
+            refreshed_ns: 0,
             started: Instant::now(),
             sequence: 0,
         };
@@ -176,6 +187,8 @@ impl Engine {
         slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut round = interval(baseline::INTERVAL);
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut feel = interval(pressure::INTERVAL);
+        feel.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch: Vec<Event> = Vec::new();
         loop {
             let wait = self.wait_for_slice();
@@ -201,6 +214,8 @@ impl Engine {
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.read_next_slice(),
                 _ = slots.tick() => self.follow_slot_changes(),
                 _ = round.tick() => self.start_round(),
+                _ = feel.tick() => self.feel_pressure(),
+                () = self.host_watch.woken() => self.feel_pressure(),
                 _ = tick.tick() => {
                     self.events.flush_log();
                     self.publish();
@@ -246,8 +261,12 @@ impl Engine {
         if matches!(call.op, crate::correlate::CallOp::Doorbell(_)) {
             vm.model.offers.doorbells += 1;
         }
-        let start =
-            WorkerStart { tables: &self.tables, attach_id: self.attach_id, reports: &self.reports_in };
+        let start = WorkerStart {
+            tables: &self.tables,
+            attach_id: self.attach_id,
+            settings: self.config.pressure,
+            reports: &self.reports_in,
+        };
         let problem = match vm.call(call, &start) {
             Ok(true) => return,
             Ok(false) => {
@@ -292,7 +311,7 @@ impl Engine {
             return;
         }
         match host::read() {
-            Ok(host) => self.host = host,
+            Ok(host) => self.host = HostSnapshot { pressure: self.host_watch.snapshot(), ..host },
             Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),
         }
         self.host.counters = self.counters();
@@ -301,8 +320,9 @@ impl Engine {
         let now_ns = clock::monotonic_ns();
         for vm in self.vms.values_mut() {
             vm.sample(&self.tables, now_ns);
-            vm.refresh(&self.tables, now_ns);
+            vm.model.pressure = vm.pressure.snapshot(now_ns);
         }
+        self.refresh_all(now_ns);
         self.host.model_bytes = self.model_bytes();
         self.sequence += 1;
         let snapshot = Snapshot {
@@ -316,6 +336,11 @@ impl Engine {
             decisions: self.log.to_vec(),
         };
         self.out.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn refresh_all(&mut self, now_ns: u64) {
+        self.refreshed_ns = now_ns;
+        self.vms.values_mut().for_each(|vm| vm.refresh(&self.tables, now_ns));
     }
 
     /// The model's records and the shared table's, of blocks that are followed, bytes.

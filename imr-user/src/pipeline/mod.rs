@@ -10,6 +10,7 @@ mod doctor;
 mod engine;
 pub mod look;
 mod orders;
+mod pressure;
 pub mod record;
 mod reports;
 mod vms;
@@ -25,12 +26,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use doctor::{Feature, FeatureState, examine};
 
+/// Settings of policy pressure, for configurations.
+pub use crate::policy::settings;
+
 use crate::ingest::IngestError;
 use crate::model::ids::Pid;
 use crate::model::snapshot::{BlockDetail, PolicyName, Snapshot};
 pub use crate::reclaim::choose::Allowed;
 use command::Command;
 use record::Record;
+use settings::Settings;
 
 /// Shortest time between two snapshots.
 pub const DELAY_LEAST: Duration = Duration::from_millis(100);
@@ -52,6 +57,26 @@ pub struct Config {
     pub delay: Duration,
     /// Print what the eBPF programs log.
     pub debug_bpf: bool,
+    /// What policy pressure goes by.
+    pub pressure: Settings,
+    /// Push idle memory of guests without the module out to swap.
+    pub pageout: bool,
+}
+
+impl Default for Config {
+    /// Follows every VM and takes what is offered.
+    fn default() -> Self {
+        Self {
+            policy: PolicyName::Immediate,
+            allowed: Allowed::default(),
+            answer: true,
+            pids: Vec::new(),
+            delay: Duration::from_secs(1),
+            debug_bpf: false,
+            pressure: Settings::default(),
+            pageout: false,
+        }
+    }
 }
 
 /// Why the pipeline could not start, or ended.

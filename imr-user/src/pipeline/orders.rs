@@ -6,7 +6,18 @@ use std::sync::{Mutex, PoisonError};
 use crate::guest::memory::RamRange;
 use crate::guest::want::Want;
 use crate::model::snapshot::PolicyName;
+use crate::policy::pressure::Allowance;
 use crate::reclaim::guards::VmFacts;
+
+/// A VM's memory as its worker knows it.
+pub(super) struct WorkerLayout {
+    /// Where a control page may be.
+    pub(super) ram: Vec<RamRange>,
+    /// The slots, and what is behind them.
+    pub(super) facts: VmFacts,
+    /// Where the blocks of each slot begin in the shared table, by the slot's position.
+    pub(super) block_bases: Vec<Option<u64>>,
+}
 
 /// What has changed since the worker looked last.
 #[derive(Default)]
@@ -14,9 +25,11 @@ pub(super) struct Changes {
     /// The VM was reset: forget the session.
     pub(super) reset: bool,
     /// The slots or what is behind them changed.
-    pub(super) layout: Option<(Vec<RamRange>, VmFacts)>,
+    pub(super) layout: Option<WorkerLayout>,
     /// Do this with offers from the next one on.
     pub(super) policy: Option<PolicyName>,
+    /// Under policy pressure, this is what may be taken.
+    pub(super) allowance: Option<Allowance>,
     /// Ask the guest for memory, in the answer to its next call.
     pub(super) want: Option<Want>,
 }

@@ -82,6 +82,27 @@ pub enum Happened {
         /// What becomes of it.
         what: String,
     },
+    /// The host became short of memory, or is so no more; told only while a VM has policy pressure.
+    Pressure {
+        /// Short of memory.
+        pressed: bool,
+        /// The figure that decided.
+        why: String,
+    },
+    /// Policy pressure asks its guest for free memory.
+    Asked {
+        /// For so much; 0: for no more.
+        bytes: u64,
+        /// Why it, and why so much.
+        why: String,
+    },
+    /// Policy pressure leaves it alone, or no longer.
+    LeftAlone {
+        /// From now on; `false`: no longer.
+        alone: bool,
+        /// Why, and for how long.
+        why: String,
+    },
     /// The VM was reset, restored or shut down.
     Reset {
         /// What showed it first: `set_sregs2`, `set_sregs`, `shutdown`, `system_event`, `unknown`.
@@ -211,6 +232,11 @@ impl fmt::Display for Happened {
             Self::Detached { why } => write!(f, "guest module detached: {why}"),
             Self::Policy { policy } => write!(f, "policy {} from the next offer on", policy.name()),
             Self::Wanted { what } => f.write_str(what),
+            Self::Pressure { pressed: true, why } => write!(f, "the host is short of memory: {why}"),
+            Self::Pressure { pressed: false, why } => {
+                write!(f, "the host is not short of memory any more: {why}")
+            }
+            Self::Asked { why, .. } | Self::LeftAlone { why, .. } => f.write_str(why),
             Self::Reset { cause } => {
                 write!(f, "was reset, restored or shut down ({cause}): earlier offers count for nothing")
             }

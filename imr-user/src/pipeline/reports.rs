@@ -11,7 +11,7 @@ use super::worker::{Done, Report};
 use crate::guest::session::HelloKind;
 use crate::ingest::tables::Tables;
 use crate::model::decision::{Decision, DecisionKind};
-use crate::model::ids::FRAME_SIZE;
+use crate::model::ids::{FRAME_SIZE, Pid, VmId};
 use crate::model::snapshot::GuestStatus;
 
 /// Decisions kept for the view.
@@ -31,11 +31,29 @@ impl DecisionLog {
         offer_seq: u64,
         bytes: u64,
     ) {
+        let (vm, pid) = (vm.model.id(), vm.model.pid());
+        self.push(Decision { unix_ms: clock::unix_ms(), vm, pid, kind, guard, why, offer_seq, bytes });
+    }
+
+    /// Of the host as a whole.
+    pub(super) fn add_of_host(&mut self, kind: DecisionKind, why: String) {
+        self.push(Decision {
+            unix_ms: clock::unix_ms(),
+            vm: VmId::HOST,
+            pid: Pid::new(0),
+            kind,
+            guard: None,
+            why,
+            offer_seq: 0,
+            bytes: 0,
+        });
+    }
+
+    fn push(&mut self, decision: Decision) {
         if self.0.len() == DECISIONS {
             self.0.pop_front();
         }
-        let (vm, pid) = (vm.model.id(), vm.model.pid());
-        self.0.push_back(Decision { unix_ms: clock::unix_ms(), vm, pid, kind, guard, why, offer_seq, bytes });
+        self.0.push_back(decision);
     }
 
     pub(super) fn to_vec(&self) -> Vec<Decision> {
@@ -126,6 +144,7 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
         guard = guard.or_else(|| range.result.guard());
     }
     let total_ns = done.total_ns();
+    vm.taken_in_all = done.taken_in_all;
     let model = &mut vm.model;
     done.add_to(&mut model.stages);
     model.reclaimed_bytes += outcome.freed_bytes;

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::orders::{Changes, Orders};
+use super::orders::{Changes, Orders, WorkerLayout};
 use super::worker::{Job, Report, Worker};
 use super::{clock, look};
 use crate::correlate::Call;
@@ -26,8 +26,10 @@ use crate::ingest::vmm::Vmm;
 use crate::model::backing::Segment;
 use crate::model::block::Residency;
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
-use crate::model::snapshot::{PolicyName, ReclaimStatus};
+use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
+use crate::policy::pressure::{Allowance, Taker, VmFigures, VmState};
+use crate::policy::settings::Settings;
 use crate::reclaim::by_mapping::backend_for;
 use crate::reclaim::choose::{Allowed, Backends};
 use crate::reclaim::guards::{self, Guard, SlotFacts, VmFacts};
@@ -80,6 +82,12 @@ pub(super) struct FollowedVm {
     pub(super) calls_dropped: u64,
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
     pub(super) reset_told_ns: Option<u64>,
+    /// What policy pressure knows of it.
+    pub(super) pressure: VmState,
+    /// What its worker has taken in all, as of its newest report, bytes.
+    pub(super) taken_in_all: u64,
+    /// What its worker was told newest.
+    allowance: Allowance,
     want_seq: u64,
     /// Since when idleness scans of it are followed, ns; `None` where the MMU does not show what they find.
     young_since: Option<u64>,
@@ -103,6 +111,7 @@ pub(super) enum NoWorker {
 pub(super) struct WorkerStart<'a> {
     pub(super) tables: &'a Tables,
     pub(super) attach_id: u64,
+    pub(super) settings: Settings,
     pub(super) reports: &'a UnboundedSender<(VmId, Report)>,
 }
 
@@ -122,6 +131,9 @@ impl FollowedVm {
             mappings_changed: false,
             calls_dropped: 0,
             reset_told_ns: None,
+            pressure: VmState::default(),
+            taken_in_all: 0,
+            allowance: Allowance::Calm,
             want_seq: 0,
             young_since: Mmu::read().shows_young().then(clock::monotonic_ns),
             worker: None,
@@ -156,8 +168,17 @@ impl FollowedVm {
         };
         self.model.set_slots(self.describe_slots());
         self.model.reclaim = status(guards::vm_guard(&self.facts, self.allowed), self.allowed);
-        let (ranges, facts) = (self.ram_ranges(), self.facts.clone());
-        self.order(|changes| changes.layout = Some((ranges, facts)));
+        let layout = self.worker_layout();
+        self.order(|changes| changes.layout = Some(layout));
+    }
+
+    fn worker_layout(&self) -> WorkerLayout {
+        let slots = 0..self.facts.slots.len();
+        WorkerLayout {
+            ram: self.ram_ranges(),
+            facts: self.facts.clone(),
+            block_bases: slots.map(|position| self.registration.block_base(position)).collect(),
+        }
     }
 
     fn describe_slots(&self) -> Vec<SlotDescription> {
@@ -202,13 +223,37 @@ impl FollowedVm {
         self.order(|changes| changes.policy = Some(policy));
     }
 
-    /// Asks the guest for all the memory it can offer, with the next answer that it gets. `false`: nobody has
-    /// answered it yet, so nobody can ask.
+    /// Asks the guest for all the memory it can offer. See [`FollowedVm::want`].
     pub(super) fn want_all(&mut self) -> bool {
+        self.want(self.model.ram_bytes())
+    }
+
+    /// Asks the guest for so much memory, bytes, with the next answer that it gets; 0: what it is asked for is wanted no
+    /// more. `false`: nobody has answered it yet, so nobody can ask.
+    pub(super) fn want(&mut self, bytes: u64) -> bool {
         self.want_seq += 1;
-        let want = Want { seq: self.want_seq, pages: self.model.ram_bytes() / FRAME_SIZE };
+        let want = Want { seq: self.want_seq, pages: bytes / FRAME_SIZE };
         self.order(|changes| changes.want = Some(want));
         self.worker.is_some()
+    }
+
+    /// What its worker may take under policy pressure from now on. One that takes is to be told again before it lapses.
+    pub(super) fn allow(&mut self, allowance: Allowance) {
+        if self.allowance != allowance {
+            self.allowance = allowance;
+            self.order(|changes| changes.allowance = Some(allowance));
+        }
+    }
+
+    /// Its memory, for policy pressure; `None` where its guest cannot be asked, or its memory not be taken.
+    pub(super) fn figures(&self) -> Option<VmFigures> {
+        let attached = matches!(self.model.guest, GuestStatus::Attached { .. });
+        let ready = matches!(self.model.reclaim, ReclaimStatus::Ready { .. });
+        (attached && ready && self.worker.is_some()).then(|| VmFigures {
+            ram_bytes: self.model.ram_bytes(),
+            free_bytes: self.model.guest_free_bytes,
+            held_bytes: self.model.held_bytes(),
+        })
     }
 
     /// Leaves a change for the worker, if there is one; a new one begins with what is known then.
@@ -247,23 +292,29 @@ impl FollowedVm {
         }
     }
 
-    fn start_worker(&self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
+    fn start_worker(&mut self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
         let lock =
             VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
         let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
         let proc_dir: OwnedFd = self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
         let orders = Arc::new(Orders::default());
+        let WorkerLayout { ram, facts, block_bases } = self.worker_layout();
+        // A new worker counts from nothing, and may take nothing until it is told.
+        self.taken_in_all = 0;
+        self.allowance = Allowance::Calm;
         let worker = Worker {
             vm: self.model.id(),
             index: self.registration.index(),
             proc_dir,
-            memory: GuestMemory::new(mem.into(), self.ram_ranges()),
-            facts: self.facts.clone(),
+            memory: GuestMemory::new(mem.into(), ram),
+            facts,
+            block_bases,
             pid: self.vmm.pid(),
             allowed: self.allowed,
             make_backend: backend_for,
             tables: start.tables.clone(),
             policy: self.model.policy,
+            taker: Taker::new(start.settings, clock::monotonic_ns()),
             attach_id: start.attach_id,
             orders: Arc::clone(&orders),
             reports: start.reports.clone(),

@@ -12,7 +12,7 @@ use imr_common::guest_abi::{CALL_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::clock;
-use super::orders::{Changes, Orders};
+use super::orders::{Changes, Orders, WorkerLayout};
 use crate::correlate::{Call, CallOp};
 use crate::guest::lock::VmLock;
 use crate::guest::memory::{GuestMemory, MemoryError};
@@ -20,14 +20,17 @@ use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use crate::guest::want::Request;
 use crate::ingest::tables::Tables;
-use crate::model::ids::{Gfn, Gpa, Pid, VmId};
+use crate::model::ids::{BlockId, FRAMES_PER_BLOCK, Gfn, Gpa, Pid, VmId};
 use crate::model::latency::Stages;
 use crate::model::snapshot::PolicyName;
 use crate::policy;
+use crate::policy::free_since::Seen;
+use crate::policy::plan::Verdict;
+use crate::policy::pressure::Taker;
 use crate::reclaim::by_mapping::MakeBackend;
 use crate::reclaim::choose::Allowed;
 use crate::reclaim::executor::{self, NoWitness, Target};
-use crate::reclaim::guards::VmFacts;
+use crate::reclaim::guards::{SlotFacts, VmFacts};
 use crate::reclaim::outcome::Outcome;
 
 /// What the engine asks of a worker.
@@ -64,6 +67,8 @@ pub(super) enum Report {
 pub(super) struct Done {
     pub(super) ranges: Vec<(Gfn, u64)>,
     pub(super) outcome: Outcome,
+    /// All that the worker has ever taken, bytes ([`Taker::taken`]).
+    pub(super) taken_in_all: u64,
     /// Doorbell, taken up by the worker, claim, last invalidation seen (0: none), end of the reclaim calls, done; ns of
     /// CLOCK_MONOTONIC.
     pub(super) rung_ns: u64,
@@ -104,8 +109,10 @@ pub(super) struct Worker {
     pub(super) pid: Pid,
     pub(super) allowed: Allowed,
     pub(super) make_backend: MakeBackend,
+    pub(super) block_bases: Vec<Option<u64>>,
     pub(super) tables: Tables,
     pub(super) policy: PolicyName,
+    pub(super) taker: Taker,
     pub(super) attach_id: u64,
     pub(super) orders: Arc<Orders>,
     pub(super) reports: UnboundedSender<(VmId, Report)>,
@@ -127,13 +134,18 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        let Changes { reset, layout, policy, want } = self.orders.take();
+        let Changes { reset, layout, policy, allowance, want } = self.orders.take();
         if reset {
+            self.taker.forget_claims();
             self.end("the VM was reset, restored or shut down".into());
         }
-        if let Some((ranges, facts)) = layout {
-            self.memory.set_ranges(ranges);
+        if let Some(WorkerLayout { ram, facts, block_bases }) = layout {
+            self.memory.set_ranges(ram);
             self.facts = facts;
+            self.block_bases = block_bases;
+        }
+        if let Some(allowance) = allowance {
+            self.taker.allow(allowance);
         }
         self.policy = policy.unwrap_or(self.policy);
         if let Some(want) = want {
@@ -204,7 +216,10 @@ impl Worker {
         let claimed_ns = clock::monotonic_ns();
         self.report(Report::Claimed(offer.clone()));
         let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
-        let plan = policy::decide(self.policy, self.vm, offer.seq, ranges.iter().copied());
+        let offer_of = (self.vm, offer.seq);
+        let Self { policy, taker, facts, block_bases, tables, .. } = &mut *self;
+        let seen = |block| seen(facts, block_bases, tables, block);
+        let plan = policy::decide(*policy, offer_of, &ranges, taker, claimed_ns, seen);
         let outcome = {
             let mut backend = (self.make_backend)(self.proc_dir.as_fd(), self.pid, self.allowed);
             let mut target = Target {
@@ -215,6 +230,10 @@ impl Worker {
             };
             executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
         };
+        let planned = plan.ranges.iter().zip(&outcome.ranges).zip(&ranges);
+        let to_take = planned.filter(|((range, _), _)| range.verdict == Verdict::Reclaim);
+        let done = to_take.map(|((_, range), at)| (*at, range.done_bytes));
+        self.taker.settle(self.policy == PolicyName::Pressure, done);
         let reclaimed_ns = clock::monotonic_ns();
         let notified_ns = self.tables.vm(self.index).last_unmap_ns;
         if outcome.vmm_gone() {
@@ -235,6 +254,7 @@ impl Worker {
                 self.report(Report::Done(Done {
                     ranges,
                     outcome,
+                    taken_in_all: self.taker.taken(),
                     rung_ns,
                     heard_ns,
                     claimed_ns,
@@ -263,7 +283,8 @@ impl Worker {
     fn identity(&self, cookie: u64) -> HostIdentity {
         let mode = match self.policy {
             PolicyName::Observe => MODE_OBSERVING,
-            PolicyName::Immediate => MODE_RECLAIMING,
+            // Also while the host is calm: a guest that sees another mode has page reporting begin anew.
+            PolicyName::Immediate | PolicyName::Pressure => MODE_RECLAIMING,
         };
         HostIdentity { attach_id: self.attach_id, mode, want: self.request.for_module(cookie) }
     }
@@ -291,4 +312,24 @@ impl Worker {
         // The engine is gone only when everything stops; then nobody asks.
         let _ = self.reports.send((self.vm, report));
     }
+}
+
+/// What the shared table knows of a block.
+fn seen(facts: &VmFacts, block_bases: &[Option<u64>], tables: &Tables, block: BlockId) -> Seen {
+    let holds_all = |slot: &SlotFacts| {
+        let start = block.get().checked_mul(FRAMES_PER_BLOCK);
+        let ends = start.and_then(|start| start.checked_add(FRAMES_PER_BLOCK));
+        let slot_end = slot.base_gfn.get().checked_add(slot.npages);
+        let inside = ends.zip(slot_end).is_some_and(|(end, slot_end)| end <= slot_end);
+        slot.followed && inside && start >= Some(slot.base_gfn.get())
+    };
+    let mut slots = facts.slots.iter().zip(block_bases);
+    let place = slots.find(|(slot, base)| base.is_some() && holds_all(slot));
+    place.and_then(|(slot, base)| Some((*base)? + block.get() - slot.base_gfn.block().get())).map_or_else(
+        Seen::default,
+        |index| {
+            let record = tables.block(index);
+            Seen { ram: true, touched_ns: record.last_map_ns().max(record.last_young_ns()) }
+        },
+    )
 }

@@ -102,7 +102,8 @@ impl RangeResult {
                 Some(guard.name().into())
             }
             Self::Kept(Reason::Policy(policy)) | Self::Refused(Reason::Policy(policy)) => {
-                Some(policy.replace(' ', "-"))
+                // What follows the colon is why it decided so.
+                Some(policy.split(':').next().unwrap_or_default().replace(' ', "-"))
             }
             _ => None,
         }

@@ -16,7 +16,7 @@ const DECISIONS: usize = 5;
 type Value = fn(&VmSnapshot) -> String;
 
 /// Columns between the name and the status; all values are right-aligned.
-const COLUMNS: [(&str, Value); 18] = [
+const COLUMNS: [(&str, Value); 20] = [
     ("PID", |vm| vm.pid.to_string()),
     ("RAM", |vm| format::bytes_short(vm.ram_bytes)),
     ("RESIDENT", |vm| format::bytes_short(vm.resident_bytes)),
@@ -34,6 +34,8 @@ const COLUMNS: [(&str, Value); 18] = [
     ("P50", |vm| answered(vm, vm.latency.total.p50_us)),
     ("P99", |vm| answered(vm, vm.latency.total.p99_us)),
     ("DRIFT", |vm| format::count(vm.drift.unseen_frames.saturating_add(vm.drift.stale_frames))),
+    ("REGRET", |vm| columns::Column::Regret.text(vm, true)),
+    ("WANTED", |vm| columns::Column::Want.text(vm, true)),
     ("MODE", |vm| vm.policy.name().to_owned()),
 ];
 

@@ -4,7 +4,7 @@
 
 use super::format;
 use super::theme::Role;
-use crate::model::snapshot::{GuestStatus, ReclaimStatus, VmSnapshot};
+use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus, VmSnapshot};
 
 /// A column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +28,8 @@ pub enum Column {
     Faults,
     Done,
     Drift,
+    Regret,
+    Want,
     Mode,
     Status,
 }
@@ -69,7 +71,7 @@ const fn entry(
 }
 
 /// All there are, in the order of their numbers.
-pub const COLUMNS: [Entry; 20] = [
+pub const COLUMNS: [Entry; 22] = [
     entry(Column::Name, "name", ("NAME", "NAME"), (8, 255), "QEMU's -name, else the process' name"),
     entry(Column::Pid, "pid", ("PID", "PID"), (7, 50), "process id of the VMM"),
     entry(Column::Ram, "ram", ("RAM", "RAM"), (5, 70), "guest RAM in all slots"),
@@ -106,6 +108,20 @@ pub const COLUMNS: [Entry; 20] = [
     entry(Column::Faults, "faults", ("FAULT", "FAULTS"), (5, 8), "page faults since the VM was found"),
     entry(Column::Done, "done", ("DONE", "DONE"), (5, 7), "offers answered"),
     entry(Column::Drift, "drift", ("DRIFT", "DRIFT"), (5, 6), "where events and page tables disagreed"),
+    entry(
+        Column::Regret,
+        "regret",
+        ("REGR", "REGRET"),
+        (5, 5),
+        "of what was taken lately, what came back soon",
+    ),
+    entry(
+        Column::Want,
+        "want",
+        ("WANT", "WANTED"),
+        (5, 4),
+        "asked for by policy pressure; alone: left alone",
+    ),
     entry(Column::Mode, "mode", ("MODE", "MODE"), (9, 65), "what is done with its offers"),
     entry(
         Column::Status,
@@ -181,6 +197,8 @@ impl Column {
             Self::Faults => format::count(vm.page_faults),
             Self::Done => format::count(vm.offers.done),
             Self::Drift => format::count(drift(vm)),
+            Self::Regret => format!("{:.0}%", vm.pressure.regret_percent),
+            Self::Want => wanted(vm),
             Self::Mode => vm.policy.name().to_owned(),
             Self::Status => status(vm, !wide).0,
         }
@@ -210,6 +228,9 @@ impl Column {
             Self::Faults => vm.page_faults,
             Self::Done => vm.offers.done,
             Self::Drift => drift(vm),
+            // Hundredths of a percent.
+            Self::Regret => (vm.pressure.regret_percent * 100.0) as u64,
+            Self::Want => vm.pressure.wanted_bytes,
         })
     }
 }
@@ -219,6 +240,15 @@ pub(crate) fn guest_free(vm: &VmSnapshot) -> String {
     match vm.guest {
         GuestStatus::Attached { .. } => format::bytes_short(vm.guest_free_bytes),
         GuestStatus::NoModule | GuestStatus::Detached { .. } => "-".to_owned(),
+    }
+}
+
+/// What policy pressure wants of it; `-` where it has another policy.
+fn wanted(vm: &VmSnapshot) -> String {
+    match vm.policy {
+        PolicyName::Pressure if vm.pressure.left_alone_ms > 0 => "alone".to_owned(),
+        PolicyName::Pressure => format::bytes_short(vm.pressure.wanted_bytes),
+        PolicyName::Observe | PolicyName::Immediate => "-".to_owned(),
     }
 }
 

@@ -47,11 +47,14 @@ pub(crate) fn name(kind: DecisionKind) -> &'static str {
         DecisionKind::Refused => "refused",
         DecisionKind::Abandoned => "abandoned",
         DecisionKind::Operator => "operator",
+        DecisionKind::Pressure => "pressure",
+        DecisionKind::Asked => "asked",
+        DecisionKind::LeftAlone => "alone",
     }
 }
 
 /// Every kind, in the order in which kinds are summed up.
-pub(crate) const KINDS: [DecisionKind; 7] = [
+pub(crate) const KINDS: [DecisionKind; 10] = [
     DecisionKind::Reclaimed,
     DecisionKind::Kept,
     DecisionKind::Refused,
@@ -59,19 +62,26 @@ pub(crate) const KINDS: [DecisionKind; 7] = [
     DecisionKind::Attached,
     DecisionKind::Detached,
     DecisionKind::Operator,
+    DecisionKind::Pressure,
+    DecisionKind::Asked,
+    DecisionKind::LeftAlone,
 ];
 
 /// What a decision looks like.
 pub(crate) fn role(kind: DecisionKind) -> Role {
     match kind {
         DecisionKind::Reclaimed | DecisionKind::Attached => Role::Good,
-        DecisionKind::Kept | DecisionKind::Operator => Role::Text,
+        DecisionKind::Kept | DecisionKind::Operator | DecisionKind::Asked => Role::Text,
         DecisionKind::Refused | DecisionKind::Abandoned | DecisionKind::Detached => Role::Warn,
+        DecisionKind::Pressure | DecisionKind::LeftAlone => Role::Warn,
     }
 }
 
 /// Name of the VM a decision is about; its pid where it has left the table.
 pub(crate) fn vm_name(snapshot: &Snapshot, decision: &Decision) -> String {
+    if decision.vm == VmId::HOST {
+        return "host".to_owned();
+    }
     match snapshot.vms.iter().find(|vm| vm.id == decision.vm) {
         Some(vm) => vm.name.clone(),
         None => format!("pid {}", decision.pid),

@@ -9,6 +9,7 @@ use super::format;
 use super::layout::{Piece, fit};
 use super::tabs::View;
 use super::theme::{Role, Theme};
+use crate::model::regret::{HostPressure, PressureState};
 use crate::model::snapshot::{EventCounters, HostSnapshot, PolicyName, ProbeState, Snapshot};
 
 /// Columns of the memory gauge.
@@ -136,9 +137,23 @@ fn memory(theme: Theme, host: &HostSnapshot, columns: usize) -> Line<'static> {
         }
         None => vec![Span::styled("pressure unknown", dim)],
     };
-    let pieces =
+    let mut pieces =
         vec![Piece::new(1, gauge), Piece::new(9, memory), Piece::new(5, swap), Piece::new(6, pressure)];
+    if let Some(state) = &host.pressure {
+        pieces.push(Piece::new(8, vec![short_of(theme, state)]));
+    }
     fit(pieces, columns, "  ")
+}
+
+/// What policy pressure makes of the host.
+fn short_of(theme: Theme, host: &HostPressure) -> Span<'static> {
+    match host.state {
+        PressureState::Calm => Span::styled("calm", theme.style(Role::Good)),
+        PressureState::Pressed => {
+            let text = format!("PRESSED, {} missing", format::bytes(host.missing_bytes));
+            Span::styled(text, theme.style(Role::Bad))
+        }
+    }
 }
 
 fn events(theme: Theme, counters: &EventCounters, columns: usize) -> Line<'static> {

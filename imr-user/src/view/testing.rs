@@ -7,6 +7,7 @@ use crate::model::block::{BlockState, GuestClaim, HostFact};
 use crate::model::decision::{Decision, DecisionKind};
 use crate::model::ids::{BLOCK_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use crate::model::latency::{LatencySummary, StageSummaries};
+use crate::model::regret::VmPressure;
 use crate::model::snapshot::{
     BaselineStatus, DriftCounters, EventCounters, GuestStatus, HostSnapshot, OfferCounters, PolicyName,
     ProbeState, ProbeStatus, ReclaimStatus, SCHEMA_VERSION, SlotSnapshot, Snapshot, VmSnapshot,
@@ -84,6 +85,8 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
         reclaimed_bytes: 1945 * MIB,
         reclaimed_now_bytes: 132 * MIB,
         refaulted_bytes: 96 * MIB,
+        soon_refaulted_bytes: 12 * MIB,
+        pressure: VmPressure { regret_percent: 4.5, ..VmPressure::default() },
         faults_per_s: 12_345.6,
         page_faults: 9_876_543,
         guest: GuestStatus::Attached { control_gpa: 0x1f3_4000, cookie: 0x1234_5678_9abc_def0 },
@@ -122,6 +125,8 @@ pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
         reclaimed_bytes: 0,
         reclaimed_now_bytes: 0,
         refaulted_bytes: 0,
+        soon_refaulted_bytes: 0,
+        pressure: VmPressure::default(),
         faults_per_s: 0.0,
         guest: GuestStatus::NoModule,
         offers: OfferCounters::default(),
@@ -171,6 +176,7 @@ pub(crate) fn snapshot(vms: Vec<VmSnapshot>) -> Snapshot {
             swap_total: 2 * GIB,
             swap_used: 0,
             pressure_some_avg10: Some(0.12),
+            pressure: None,
             counters: EventCounters {
                 page_faults: 12_345_678,
                 hypercalls: 73,

@@ -8,6 +8,7 @@ use super::format;
 use super::layout::{Piece, rule, wrap};
 use super::theme::{Role, Theme};
 use crate::model::ids::FRAME_SIZE;
+use crate::model::regret::VmPressure;
 use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus, SlotSnapshot, VmSnapshot};
 
 /// Columns of the label before each line.
@@ -73,6 +74,9 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
     );
     let mode = match vm.policy {
         PolicyName::Observe => "observe: every offer is answered with \"kept\"",
+        PolicyName::Pressure => {
+            "pressure: what is offered is taken while the host is short of memory, up to the floor"
+        }
         PolicyName::Immediate => "immediate: what is offered is taken, as far as no guard forbids it",
     };
     let texts = [
@@ -129,6 +133,7 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
                     ],
                 },
             ),
+            row("pressure", pressure(theme, vm)),
             row(
                 "drift",
                 vec![
@@ -169,6 +174,23 @@ fn slot_pieces(theme: Theme, slot: &SlotSnapshot) -> Vec<Piece> {
 
 fn fact(theme: Theme, label: &'static str, value: String) -> Piece {
     Piece::new(0, vec![Span::styled(format!("{label} "), theme.style(Role::Dim)), Span::raw(value)])
+}
+
+/// What taking from it costs, whatever its mode; the rest only where policy pressure has something to say.
+fn pressure(theme: Theme, vm: &VmSnapshot) -> Vec<Piece> {
+    let VmPressure { regret_percent, left_alone_ms, wanted_bytes } = vm.pressure;
+    let mut pieces = vec![
+        fact(theme, "recent regret", format!("{regret_percent:.0} %")),
+        fact(theme, "refaulted soon", format::bytes(vm.soon_refaulted_bytes)),
+    ];
+    if vm.policy == PolicyName::Pressure {
+        pieces.push(fact(theme, "wanted", format::bytes(wanted_bytes)));
+    }
+    if left_alone_ms > 0 {
+        let text = format!("left alone for {} s", left_alone_ms.div_ceil(1000));
+        pieces.push(Piece::new(0, vec![Span::styled(text, theme.style(Role::Warn))]));
+    }
+    pieces
 }
 
 /// A count that is remarkable as soon as it is not zero.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser as _;
-use imr_user::cli::config::TopSection;
+use imr_user::cli::config::FileConfig;
 use imr_user::cli::top::{Environment, Feed, TopArgs, run_top};
 use tokio::sync::{mpsc, watch};
 
@@ -18,7 +18,7 @@ pub(crate) fn run(tables: &Path) -> Result<ExitCode> {
     let tables = host::open_tables(tables)?;
     let config = TopArgs::try_parse_from(["imr-top"])?;
     let config =
-        config.validate(&Environment::of_process(), TopSection::default()).map_err(anyhow::Error::msg)?;
+        config.validate(&Environment::of_process(), FileConfig::default()).map_err(anyhow::Error::msg)?;
     let mut vms = host::guests();
     let first = host::sample(&mut vms, &tables, 0, Duration::ZERO);
     let (details, detail_receiver) = watch::channel(None);

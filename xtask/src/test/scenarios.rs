@@ -158,6 +158,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "reset_in_batch.sh",
         machine: || Machine { module: false, ..slow_batches() },
     },
+    Scenario { name: "pressure", script: "pressure.sh", machine: Machine::default },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
     Scenario {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::cli::top::ColorWhen;
+use crate::model::snapshot::PolicyName;
+use crate::pipeline::settings::{Amount, Percent, Settings};
 use crate::view::columns::Column;
 use crate::view::tabs::View;
 use crate::view::theme::{Palette, Symbols};
@@ -32,6 +34,23 @@ fn the_default_text_is_what_is_built_in() {
         assert!(top.contains_key(name), "{name}");
     }
     assert_eq!(top.len(), 10);
+    let run = raw["run"].as_table().unwrap();
+    for name in [
+        "policy",
+        "inject",
+        "pageout",
+        "dry_run",
+        "psi_above",
+        "psi_below",
+        "available_low",
+        "available_high",
+    ] {
+        assert!(run.contains_key(name), "{name}");
+    }
+    for name in ["floor", "rate", "regret_limit", "regret_within", "left_alone"] {
+        assert!(run.contains_key(name), "{name}");
+    }
+    assert_eq!(run.len(), 13);
 }
 
 #[test]
@@ -55,11 +74,47 @@ fn every_value_is_taken() {
 }
 
 #[test]
+fn every_value_of_run_is_taken() {
+    let config = parse(
+        "[run]\npolicy = \"pressure\"\ninject = true\npageout = true\ndry_run = true\npsi_above = \"30%\"\n\
+         psi_below = \"3.5%\"\navailable_low = \"600M\"\navailable_high = \"20%\"\nfloor = \"64M\"\nrate = \"1G/s\"\n\
+         regret_limit = \"50%\"\nregret_within = \"10s\"\nleft_alone = \"5m\"\n",
+    )
+    .unwrap()
+    .run;
+    assert_eq!(
+        (config.policy, config.inject, config.pageout, config.dry_run),
+        (PolicyName::Pressure, true, true, true)
+    );
+    let settings = Settings {
+        psi_above: Percent::new(30.0),
+        psi_below: Percent::new(3.5),
+        available_low: Amount::Bytes(600 << 20),
+        available_high: Amount::Share(Percent::new(20.0)),
+        floor: Amount::Bytes(64 << 20),
+        rate: 1 << 30,
+        regret_limit: Percent::new(50.0),
+        regret_within: Duration::from_secs(10),
+        left_alone: Duration::from_secs(300),
+    };
+    assert_eq!(config.pressure, settings);
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_line_and_what_is_allowed() {
     for (text, line, says) in [
         ("[top\n", 1, ""),
         ("[top]\ndelay = \n", 2, ""),
-        ("\n[botom]\n", 2, "expected `top`"),
+        ("\n[botom]\n", 2, "`run` or `top`"),
+        ("[run]\npolicy = \"greedy\"\n", 2, "observe, immediate, pressure"),
+        ("[run]\ninject = \"yes\"\n", 2, "boolean"),
+        ("[run]\n\nflor = \"1G\"\n", 3, "`floor`"),
+        ("[run]\nfloor = \"much\"\n", 2, "floor: \"much\" is no size; write one such as 512M"),
+        ("[run]\nrate = \"1M\"\n", 2, "rate: \"1M\" is less than 4M"),
+        ("[run]\npsi_above = \"200%\"\n", 2, "between 0% and 100%"),
+        ("[run]\npsi_below = \"20%\"\n", 2, "psi_below (20 %) is over psi_above (10 %)"),
+        ("[run]\n\navailable_low = \"20%\"\n", 3, "available_low (20%) is over available_high (15%)"),
+        ("[run]\nleft_alone = \"0s\"\n", 2, "left_alone: \"0s\" is not between 1s and 24h"),
         ("[top]\nmouse = true\ncolour = \"auto\"\n", 3, "`colors`"),
         ("[top]\nmouse = 1\n", 2, "boolean"),
         ("[top]\ndelay = 5\n", 2, "string"),

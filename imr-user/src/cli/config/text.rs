@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::TopSection;
+use super::run::POLICIES;
 use super::top::{COLORS, FOUND, PALETTES, SYMBOLS};
+use super::{RunSection, TopSection};
+use crate::cli::size;
 use crate::view::columns::COLUMNS;
 use crate::view::format;
 use crate::view::tabs::View;
@@ -14,18 +16,62 @@ use crate::view::verb::VERBS;
 pub fn default_text() -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut out, &TopSection::default());
+    let _ =
+        write_run(&mut out, &RunSection::default()).and_then(|()| write(&mut out, &TopSection::default()));
     out
 }
 
-fn write(out: &mut String, top: &TopSection) -> std::fmt::Result {
+fn write_run(out: &mut String, run: &RunSection) -> std::fmt::Result {
     out.push_str(
         "# Configuration of IMR. Everything here is as it is built in: keep the lines to change, leave out the rest.\n\
          # Looked for in $XDG_CONFIG_HOME/imr/config.toml (or ~/.config/imr/config.toml), else /etc/imr/config.toml;\n\
-         # `imr-top --config FILE` takes another. The command line wins. `imr config check` says what is wrong with it.\n\
+         # `--config FILE` takes another. The command line wins. `imr config check` says what is wrong with it.\n\
          \n\
-         [top]\n",
+         [run]\n",
     );
+    writeln!(
+        out,
+        "# What is done with what guests offer: observe (nothing), immediate (it is taken), or pressure: it is"
+    )?;
+    writeln!(out, "# taken, and guests are asked for it, only while the host is short of memory.")?;
+    writeln!(out, "policy = \"{}\"", word(POLICIES, run.policy))?;
+    writeln!(out, "# Take private guest memory, too, by running calls inside the VMM (ptrace).")?;
+    writeln!(out, "inject = {}", run.inject)?;
+    writeln!(out, "# Push idle memory of guests without the module out to the host's swap.")?;
+    writeln!(out, "pageout = {}", run.pageout)?;
+    writeln!(out, "# Take nothing, and say what would be taken.")?;
+    writeln!(out, "dry_run = {}\n", run.dry_run)?;
+    let pressure = &run.pressure;
+    writeln!(
+        out,
+        "# The rest is policy pressure's. The host is short of memory as soon as tasks wait for memory so much"
+    )?;
+    writeln!(out, "# of the time (PSI, some avg10), and no more when they wait at most so much.")?;
+    writeln!(out, "psi_above = \"{}\"", size::write_percent(pressure.psi_above))?;
+    writeln!(out, "psi_below = \"{}\"", size::write_percent(pressure.psi_below))?;
+    writeln!(
+        out,
+        "# It is, too, as soon as MemAvailable is below the low mark, and no more from the high mark on:"
+    )?;
+    writeln!(out, "# a size such as 8G, or a share of MemTotal.")?;
+    writeln!(out, "available_low = \"{}\"", size::write_amount(pressure.available_low))?;
+    writeln!(out, "available_high = \"{}\"", size::write_amount(pressure.available_high))?;
+    writeln!(out, "# Free memory that every guest keeps at hand: a size, or a share of its RAM.")?;
+    writeln!(out, "floor = \"{}\"", size::write_amount(pressure.floor))?;
+    writeln!(out, "# What is taken of one VM in a second at most.")?;
+    writeln!(out, "rate = \"{}\"", size::write_bytes(pressure.rate))?;
+    writeln!(
+        out,
+        "# A VM is left alone when more than this share of what was taken from it lately came back so soon,"
+    )?;
+    writeln!(out, "# for so long the first time, and twice as long each time soon after, up to 16 times.")?;
+    writeln!(out, "regret_limit = \"{}\"", size::write_percent(pressure.regret_limit))?;
+    writeln!(out, "regret_within = \"{}\"", format::delay(pressure.regret_within))?;
+    writeln!(out, "left_alone = \"{}\"\n", format::delay(pressure.left_alone))
+}
+
+fn write(out: &mut String, top: &TopSection) -> std::fmt::Result {
+    out.push_str("[top]\n");
     writeln!(out, "# Time between two samples, from 100ms to 60m.")?;
     writeln!(out, "delay = \"{}\"\n", format::delay(top.delay))?;
     writeln!(

@@ -76,7 +76,7 @@ pub(super) struct RawTop {
 }
 
 /// The words for a value, and what they mean.
-type Words<T> = &'static [(&'static str, T)];
+pub(super) type Words<T> = &'static [(&'static str, T)];
 
 pub(super) const COLORS: Words<ColorWhen> =
     &[("auto", ColorWhen::Auto), ("always", ColorWhen::Always), ("never", ColorWhen::Never)];
@@ -109,7 +109,7 @@ impl RawTop {
     }
 }
 
-fn fault<T>(at: &Spanned<T>, what: String) -> Fault {
+pub(super) fn fault<T>(at: &Spanned<T>, what: String) -> Fault {
     Fault { span: at.span(), what }
 }
 
@@ -121,7 +121,7 @@ fn delay(text: &Spanned<String>) -> Result<Duration, Fault> {
     Ok(delay)
 }
 
-fn word<T: Copy>(name: &str, words: Words<T>, text: &Spanned<String>) -> Result<T, Fault> {
+pub(super) fn word<T: Copy>(name: &str, words: Words<T>, text: &Spanned<String>) -> Result<T, Fault> {
     let found = words.iter().find(|(word, _)| word == text.get_ref());
     let allowed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
     found.map(|(_, value)| *value).ok_or_else(|| {

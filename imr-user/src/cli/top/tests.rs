@@ -1,6 +1,8 @@
 //! Arguments and environment to configuration.
 
 use super::*;
+use crate::cli::config::TopSection;
+use crate::model::snapshot::PolicyName;
 
 fn terminal() -> Environment {
     Environment {
@@ -17,7 +19,7 @@ fn config(arguments: &str, environment: &Environment) -> Result<TopConfig, Strin
     let words = std::iter::once("imr-top").chain(arguments.split_whitespace());
     TopArgs::try_parse_from(words)
         .map_err(|error| error.to_string())?
-        .validate(environment, TopSection::default())
+        .validate(environment, FileConfig::default())
 }
 
 #[test]
@@ -30,7 +32,7 @@ fn defaults() {
     let config = config("", &terminal()).unwrap();
     assert_eq!(config.delay, Duration::from_secs(1));
     assert_eq!((config.iterations, config.output), (None, Output::Screen));
-    assert!(!config.observe && !config.debug_bpf && config.pids.is_empty());
+    assert!(config.run == RunSection::default() && !config.debug_bpf && config.pids.is_empty());
     assert_eq!(config.settings.theme, Theme { palette: Palette::Indexed256, symbols: Symbols::Unicode });
 }
 
@@ -41,7 +43,8 @@ fn all_arguments() {
     assert_eq!(config.iterations.map(NonZeroU64::get), Some(2));
     assert_eq!(config.output, Output::Json);
     assert_eq!(config.pids, [Pid::new(12), Pid::new(34)]);
-    assert!(config.observe && config.debug_bpf);
+    assert_eq!(config.run.policy, PolicyName::Observe);
+    assert!(config.debug_bpf);
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn characters_follow_the_locale() {
 
 #[test]
 fn the_command_line_wins_over_the_file() {
-    let file = TopSection {
+    let top = TopSection {
         delay: Duration::from_secs(5),
         colors: ColorWhen::Always,
         palette: Some(Palette::Ansi16),
@@ -113,6 +116,8 @@ fn the_command_line_wins_over_the_file() {
         mouse: false,
         ..TopSection::default()
     };
+    let run = RunSection { policy: PolicyName::Pressure, dry_run: true, ..RunSection::default() };
+    let file = FileConfig { run, top };
     let with = |arguments: &str, environment: &Environment| {
         let words = std::iter::once("imr-top").chain(arguments.split_whitespace());
         TopArgs::try_parse_from(words).unwrap().validate(environment, file.clone()).unwrap()
@@ -122,6 +127,8 @@ fn the_command_line_wins_over_the_file() {
     assert_eq!((config.delay, config.settings.delay), (Duration::from_secs(5), Duration::from_secs(5)));
     assert_eq!(config.settings.theme, Theme { palette: Palette::Ansi16, symbols: Symbols::Ascii });
     assert!(!config.mouse);
-    let config = with("-d 2s --color never", &terminal());
+    assert_eq!(config.run, run);
+    let config = with("-d 2s --color never --observe", &terminal());
+    assert_eq!((config.run.policy, config.run.dry_run), (PolicyName::Observe, true));
     assert_eq!((config.delay, config.settings.theme.palette), (Duration::from_secs(2), Palette::Mono));
 }

@@ -68,6 +68,51 @@ fn a_name_holds_nothing_that_a_terminal_obeys() {
 }
 
 #[test]
+fn what_comes_back_soon_after_it_was_taken_is_told_apart() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut vm = vm(0, FOUR_BLOCKS);
+    vm.set_soon_ms(10_000);
+    vm.offered(Gfn::new(0), FOUR_BLOCKS, SECOND, unread);
+    vm.reclaimed(Gfn::new(0), FOUR_BLOCKS, 2 * SECOND);
+    vm.reclaimed(Gfn::new(0), FOUR_BLOCKS, 3 * SECOND);
+    assert_eq!((vm.taken_bytes(), vm.soon_refaulted_bytes()), (4 * BLOCK_SIZE, 0), "nothing is taken twice");
+    touch(&mut vm, 0, 512, 9 * SECOND);
+    touch(&mut vm, 1, 256, 11 * SECOND);
+    assert_eq!(vm.soon_refaulted_bytes(), BLOCK_SIZE * 3 / 2);
+    // The rest of it, and another block, too late; an offer in between does not make it sooner.
+    vm.offered(Gfn::new(512), 512, 13 * SECOND, |_| mapped(256, 11 * SECOND));
+    touch(&mut vm, 1, 512, 14 * SECOND);
+    touch(&mut vm, 2, 512, 14 * SECOND);
+    assert_eq!(vm.soon_refaulted_bytes(), BLOCK_SIZE * 3 / 2);
+    assert_eq!(vm.refaulted_bytes(), 3 * BLOCK_SIZE);
+    vm.reclaimed(Gfn::new(0), 512, 15 * SECOND);
+    assert_eq!(vm.taken_bytes(), 5 * BLOCK_SIZE);
+    touch(&mut vm, 0, 1, 16 * SECOND);
+    assert_eq!(vm.soon_refaulted_bytes(), BLOCK_SIZE * 3 / 2 + 4096);
+    assert_eq!(vm.snapshot().soon_refaulted_bytes, vm.soon_refaulted_bytes());
+}
+
+#[test]
+fn free_memory_that_is_held_has_an_age_and_runs() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut vm = vm(0, 2 * FOUR_BLOCKS);
+    assert_eq!((vm.free_held(SECOND), vm.held_bytes()), (FreeHeld::default(), 0));
+    for block in 0..6 {
+        touch(&mut vm, block, 512, SECOND);
+    }
+    vm.offered(Gfn::new(0), 512, 10 * SECOND, |_| mapped(512, SECOND));
+    vm.offered(Gfn::new(2 * 512), 3 * 512, 30 * SECOND, |_| mapped(512, SECOND));
+    // Free, and nothing behind it.
+    vm.offered(Gfn::new(7 * 512), 512, 5 * SECOND, unread);
+    let free = vm.free_held(40 * SECOND);
+    assert_eq!((free.bytes, free.longest_run_bytes), (4 * BLOCK_SIZE, 3 * BLOCK_SIZE));
+    assert_eq!((free.longest_free_ms + 500) / 1000, 30);
+    assert_eq!(vm.held_bytes(), 6 * BLOCK_SIZE);
+    touch(&mut vm, 3, 512, 45 * SECOND);
+    assert_eq!(vm.free_held(50 * SECOND).longest_run_bytes, BLOCK_SIZE, "what is used parts a run");
+}
+
+#[test]
 fn a_block_lives_from_untouched_to_refaulted() {
     let mut vm = vm(0, FOUR_BLOCKS);
     assert_eq!(state(&vm, 1), BlockState::default());

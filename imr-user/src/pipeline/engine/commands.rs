@@ -33,10 +33,12 @@ impl Engine {
     fn set_policy(&mut self, id: VmId, policy: PolicyName) {
         // A VM that ended while somebody was asked for its mode: nothing is left to do.
         let Some(vm) = self.vms.get_mut(&id) else { return };
+        let before = vm.model.policy;
         vm.set_policy(policy);
         let why = format!("policy {} from the next offer on", policy.name());
         self.log.add(vm, DecisionKind::Operator, None, why, 0, 0);
         self.tell(Some(id), Happened::Policy { policy });
+        self.policy_changed(id, before);
     }
 
     fn reclaim_now(&mut self, id: VmId) {
@@ -46,6 +48,9 @@ impl Engine {
         let why = match vm.model.policy {
             _ if !asked => "not asked for: no guest module is attached, and only that can offer memory",
             PolicyName::Immediate => "the guest is asked for all its free memory",
+            PolicyName::Pressure => {
+                "the guest is asked for all its free memory; policy pressure takes it only while the host is short of it"
+            }
             PolicyName::Observe => {
                 "the guest is asked for all its free memory; policy observe keeps what it offers"
             }

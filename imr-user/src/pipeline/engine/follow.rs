@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::record::Happened;
 use super::super::vms::{FollowedVm, Hazards, Layout};
+use super::pressure::soon_ms;
 use super::{Engine, add_to_summary};
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{self, VmFacts as FoundVm};
@@ -44,13 +45,14 @@ impl Engine {
         let id = VmId::new(self.next_id);
         self.next_id += 1;
         self.correlator.register(registration.index(), found.kvm, id);
-        let vm = FollowedVm::new(
+        let mut vm = FollowedVm::new(
             id,
             Arc::clone(&vmm),
             Layout { found, registration, segments, hazards },
             self.config.policy,
             self.config.allowed,
         );
+        vm.model.set_soon_ms(soon_ms(&self.config.pressure));
         let ended = self.ended_in.clone();
         let watched = Arc::clone(&vmm);
         tokio::spawn(async move {

@@ -238,8 +238,9 @@ impl App {
     fn ask_mode(&mut self, snapshot: &Snapshot) {
         let Some(vm) = self.selected_vm(snapshot) else { return self.no_vm() };
         let (to, what) = match vm.policy {
-            PolicyName::Immediate => (PolicyName::Observe, "stop taking memory"),
             PolicyName::Observe => (PolicyName::Immediate, "take the memory that its guest offers"),
+            PolicyName::Immediate => (PolicyName::Pressure, "take memory only under pressure"),
+            PolicyName::Pressure => (PolicyName::Observe, "stop taking memory"),
         };
         let name = self.short(&vm.name);
         let question = Question {
@@ -255,6 +256,7 @@ impl App {
         let Some(vm) = self.selected_vm(snapshot) else { return self.no_vm() };
         let but = match (&vm.reclaim, vm.policy) {
             (ReclaimStatus::Forbidden { guard, .. }, _) => format!(" ({guard} forbids to take it)"),
+            (_, PolicyName::Pressure) => " (mode pressure: taken only while the host is short)".to_owned(),
             (_, PolicyName::Observe) => " (mode observe: nothing will be taken)".to_owned(),
             _ => String::new(),
         };

@@ -171,7 +171,7 @@ fn the_selection_follows_its_vm_and_moves_on_when_it_ends() {
 fn only_y_changes_anything() {
     let snapshot = two();
     let id = snapshot.vms[0].id;
-    for (ask, intent) in [("o", Intent::SetPolicy(id, PolicyName::Observe)), ("R", Intent::ReclaimNow(id))] {
+    for (ask, intent) in [("o", Intent::SetPolicy(id, PolicyName::Pressure)), ("R", Intent::ReclaimNow(id))] {
         let mut app = app(&snapshot);
         for no in [KeyCode::Char('n'), KeyCode::Esc] {
             assert_eq!(typed(&mut app, &snapshot, ask), None);
@@ -190,14 +190,13 @@ fn only_y_changes_anything() {
         assert_eq!(typed(&mut app, &snapshot, "y"), Some(intent));
         assert!(app.overlay.is_none() && text(&app).contains("alpha"));
     }
-    let mut observing = two();
-    observing.vms[0].policy = PolicyName::Observe;
-    let mut app = app(&observing);
-    assert_eq!(
-        typed(&mut app, &observing, "oy"),
-        Some(Intent::SetPolicy(id, PolicyName::Immediate)),
-        "the other of the two"
-    );
+    let modes = [PolicyName::Observe, PolicyName::Immediate, PolicyName::Pressure, PolicyName::Observe];
+    for pair in modes.windows(2) {
+        let mut other = two();
+        other.vms[0].policy = pair[0];
+        let mut app = app(&other);
+        assert_eq!(typed(&mut app, &other, "oy"), Some(Intent::SetPolicy(id, pair[1])), "all three in turn");
+    }
 }
 
 #[test]
