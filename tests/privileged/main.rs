@@ -9,6 +9,7 @@
     reason = "a test fails by panicking; without libtest the lint does not see that"
 )]
 
+mod ctl;
 mod residency;
 mod screen;
 
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Test { name: "privileged::vms_is_a_snapshot", run: vms },
         Test { name: "privileged::run_begins_and_ends_as_promised", run: run_records },
         Test { name: "privileged::run_ends_on_a_signal", run: run_signal },
+        Test { name: "privileged::ctl_asks_and_answers", run: ctl::asks_and_answers },
+        Test { name: "privileged::ctl_turns_other_users_away", run: ctl::other_users_are_turned_away },
+        Test { name: "privileged::ctl_one_socket_one_imr", run: ctl::one_socket_one_imr },
         Test { name: "privileged::nobody_is_told_what_is_missing", run: nobody },
         Test { name: "privileged::wrong_usage_is_2", run: usage },
         Test { name: "privileged::residency_memfd_pages_of_others", run: residency::memfd_pages_of_others },

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use imr_user::cli::config::commands as config;
-use imr_user::cli::{doctor, exit, run, vms};
+use imr_user::cli::{ctl, doctor, exit, run, vms};
 
 /// Gives the free memory of KVM guests back to the host.
 ///
@@ -24,6 +24,8 @@ enum Command {
     Run(run::RunArgs),
     /// List the running VMs, their slots and how their memory could be taken.
     Vms(vms::VmsArgs),
+    /// Ask a running imr or imr-top how it is, to change its policy, or to reclaim now.
+    Ctl(ctl::CtlArgs),
     /// Say what this host can do, what is missing, what is lost without it and how to get it.
     Doctor(doctor::DoctorArgs),
     /// Print the default configuration, check a file, or say which one counts.
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Vms(args) => vms::run(args),
+        Command::Ctl(args) => ctl::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Config(args) => config::run(args),
     };

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::config::ConfigError;
 use crate::pipeline::PipelineError;
+use crate::pipeline::ctl::ClientError;
 
 /// Something failed.
 pub const FAILED: u8 = 1;
@@ -29,7 +30,9 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite) {
+    if error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_missing_prerequisite)
+        || error.downcast_ref::<ClientError>().is_some_and(ClientError::is_missing_prerequisite)
+    {
         MISSING
     } else if error.is::<ConfigError>() {
         USAGE

@@ -3,6 +3,7 @@
 //! 0: done. 1: failed. 2: wrong usage. 3: something that IMR needs is missing on this host.
 
 pub mod config;
+pub mod ctl;
 pub mod doctor;
 pub mod duration;
 pub mod exit;

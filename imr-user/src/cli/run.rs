@@ -10,9 +10,10 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{FileConfig, Places};
-use super::duration;
 use super::policy::PolicyArgs;
+use super::{ctl, duration};
 use crate::model::ids::Pid;
+use crate::pipeline::ctl::Listen;
 use crate::pipeline::record::{Happened, Record};
 use crate::pipeline::{self, Config};
 
@@ -33,6 +34,11 @@ pub struct RunArgs {
     /// Stop after this time, such as 10s or 5m; without it, at SIGINT or SIGTERM.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     duration: Option<Duration>,
+
+    /// Listen for `imr ctl` on this Unix socket, or not at all with "off". Without this: /run/imr/ctl.sock, unless
+    /// another imr has it
+    #[arg(long, value_name = "PATH", value_parser = Listen::parse)]
+    ctl: Option<Listen>,
 
     /// Print what the eBPF programs log.
     #[arg(long)]
@@ -64,6 +70,7 @@ async fn follow(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
     let mut handle = pipeline::spawn(config)?;
+    let _ctl = ctl::listen(args.ctl.as_ref(), &handle)?;
     let over = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,

@@ -22,6 +22,7 @@ use super::duration;
 use super::policy::PolicyArgs;
 use crate::model::ids::Pid;
 use crate::pipeline;
+use crate::pipeline::ctl::Listen;
 use crate::view::Settings;
 use crate::view::theme::{Palette, Symbols, Theme};
 
@@ -60,6 +61,11 @@ pub struct TopArgs {
     /// Only the VM of this VMM process (may be repeated)
     #[arg(short, long, value_name = "PID")]
     pub pid: Vec<u32>,
+
+    /// Listen for `imr ctl` on this Unix socket, or not at all with "off". Without this: /run/imr/ctl.sock, unless
+    /// another imr has it
+    #[arg(long, value_name = "PATH", value_parser = Listen::parse)]
+    pub ctl: Option<Listen>,
 
     /// Print what the eBPF programs log, on standard error
     #[arg(long)]
@@ -114,6 +120,8 @@ pub struct TopConfig {
     pub run: RunSection,
     /// Only the VMs of these processes; empty: all.
     pub pids: Vec<Pid>,
+    /// Where to listen for `imr ctl`.
+    pub ctl: Option<Listen>,
     /// Print what the eBPF programs log.
     pub debug_bpf: bool,
     /// How the screen looks and what its keys do.
@@ -233,6 +241,7 @@ impl TopArgs {
             output,
             run: self.policy.over(run),
             pids: self.pid.into_iter().map(Pid::new).collect(),
+            ctl: self.ctl,
             debug_bpf: self.debug_bpf,
             settings,
             mouse: file.mouse,
@@ -260,6 +269,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         debug_bpf: config.debug_bpf,
         ..config.run.into()
     })?;
+    let _ctl = super::ctl::listen(config.ctl.as_ref(), &pipeline)?;
     // Nobody reads them here, and unread they would pile up.
     pipeline.records.close();
     let feed = Feed {

@@ -56,6 +56,12 @@ impl PolicyName {
     /// All.
     pub const ALL: [Self; 3] = [Self::Observe, Self::Immediate, Self::Pressure];
 
+    /// The one that is written like this.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+
     /// As it is written on command lines and screens.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -3,6 +3,7 @@
 //! It waits for the ring buffer, the workers, the baselines, the VMMs' ends and the tick, whichever comes
 //! first, and never blocks on a VM.
 
+mod asks;
 mod baselines;
 mod commands;
 mod follow;
@@ -13,12 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imr_common::host_abi::{BlockRecord, Event};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::baseline::{self, Reading, Schedule};
 use super::command::Command;
+use super::ctl::Ask;
 use super::pressure::HostWatch;
 use super::record::{Happened, Record, Summary, VmRef};
 use super::reports::{self, DecisionLog};
@@ -96,6 +98,7 @@ pub(super) struct Channels {
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) records: UnboundedSender<Record>,
     pub(super) commands: UnboundedReceiver<Command>,
+    pub(super) asks: Receiver<Ask>,
     pub(super) details: watch::Sender<Option<Arc<BlockDetail>>>,
 }
 
@@ -209,6 +212,7 @@ impl Engine {
                         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
                     }
                 }
+                Some(ask) = self.out.asks.recv() => self.ask(ask),
                 Some(vm) = self.ended.recv() => self.remove(vm),
                 Some(reading) = self.readings.recv() => self.take_reading(reading),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.read_next_slice(),

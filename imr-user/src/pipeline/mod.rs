@@ -6,6 +6,7 @@
 mod baseline;
 mod clock;
 pub mod command;
+pub mod ctl;
 mod doctor;
 mod engine;
 pub mod look;
@@ -41,6 +42,9 @@ use settings::Settings;
 pub const DELAY_LEAST: Duration = Duration::from_millis(100);
 /// Longest: past it a screen would look dead.
 pub const DELAY_MOST: Duration = Duration::from_secs(3600);
+
+/// What the control socket has asked and is not answered yet. The server asks one at a time.
+const ASKS: usize = 16;
 
 /// What to follow and what to do.
 #[derive(Debug, Clone)]
@@ -115,6 +119,8 @@ pub struct Handle {
     pub records: mpsc::UnboundedReceiver<Record>,
     /// Wishes; answered in the order they come, between events.
     pub commands: mpsc::UnboundedSender<Command>,
+    /// What the control socket asks; answered as commands are.
+    pub asks: mpsc::Sender<ctl::Ask>,
     /// The newest answer to [`Command::Inspect`]; `None` before the first, and of a block that is not followed.
     pub details: watch::Receiver<Option<Arc<BlockDetail>>>,
     stop: Option<oneshot::Sender<()>>,
@@ -147,6 +153,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
     let (snapshot_sender, snapshots) = watch::channel(Arc::new(engine::empty_snapshot(&config)));
     let (record_sender, records) = mpsc::unbounded_channel();
     let (commands, command_receiver) = mpsc::unbounded_channel();
+    let (asks, ask_receiver) = mpsc::channel(ASKS);
     let (detail_sender, details) = watch::channel(None);
     let (stop, stopped) = oneshot::channel();
     let (started, start) = std::sync::mpsc::sync_channel(1);
@@ -154,6 +161,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
         snapshots: snapshot_sender,
         records: record_sender,
         commands: command_receiver,
+        asks: ask_receiver,
         details: detail_sender,
     };
     let thread = thread::Builder::new()
@@ -178,7 +186,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
         })
         .map_err(|source| PipelineError::Start { what: "the pipeline thread", source })?;
     match start.recv() {
-        Ok(Ok(())) => Ok(Handle { snapshots, records, commands, details, stop: Some(stop), thread }),
+        Ok(Ok(())) => Ok(Handle { snapshots, records, commands, asks, details, stop: Some(stop), thread }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(thread
             .join()

@@ -1,4 +1,4 @@
-//! What is done when somebody at a screen asks for something.
+//! What is done when somebody at a screen or a socket asks for something.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,12 @@ impl Engine {
                 let detail = vm.and_then(|vm| vm.model.block(block, clock::monotonic_ns()));
                 self.out.details.send_replace(detail.map(Arc::new));
             }
-            Command::SetPolicy(vm, policy) => self.set_policy(vm, policy),
-            Command::ReclaimNow(vm) => self.reclaim_now(vm),
+            Command::SetPolicy(vm, policy) => {
+                self.set_policy(vm, policy);
+            }
+            Command::ReclaimNow(vm) => {
+                self.reclaim_now(vm);
+            }
             Command::SetDelay(delay) => {
                 self.config.delay = delay.clamp(DELAY_LEAST, DELAY_MOST);
                 return Some(self.config.delay);
@@ -30,19 +34,21 @@ impl Engine {
         None
     }
 
-    fn set_policy(&mut self, id: VmId, policy: PolicyName) {
-        // A VM that ended while somebody was asked for its mode: nothing is left to do.
-        let Some(vm) = self.vms.get_mut(&id) else { return };
+    /// Returns what was done, for people; `None`: the VM has ended.
+    pub(super) fn set_policy(&mut self, id: VmId, policy: PolicyName) -> Option<String> {
+        let vm = self.vms.get_mut(&id)?;
         let before = vm.model.policy;
         vm.set_policy(policy);
         let why = format!("policy {} from the next offer on", policy.name());
-        self.log.add(vm, DecisionKind::Operator, None, why, 0, 0);
+        self.log.add(vm, DecisionKind::Operator, None, why.clone(), 0, 0);
         self.tell(Some(id), Happened::Policy { policy });
         self.policy_changed(id, before);
+        Some(why)
     }
 
-    fn reclaim_now(&mut self, id: VmId) {
-        let Some(vm) = self.vms.get_mut(&id) else { return };
+    /// Returns what was done, for people, or why nothing could be; `None`: the VM has ended.
+    pub(super) fn reclaim_now(&mut self, id: VmId) -> Option<Result<String, String>> {
+        let vm = self.vms.get_mut(&id)?;
         let attached = matches!(vm.model.guest, GuestStatus::Attached { .. });
         let asked = attached && vm.want_all();
         let why = match vm.model.policy {
@@ -57,5 +63,6 @@ impl Engine {
         };
         self.log.add(vm, DecisionKind::Operator, None, why.into(), 0, 0);
         self.tell(Some(id), Happened::Wanted { what: why.into() });
+        Some(if asked { Ok(why.into()) } else { Err(why.into()) })
     }
 }

@@ -58,7 +58,7 @@ impl Engine {
         }
         self.allow(now_ns, pressed);
         if pressed {
-            self.ask(now_ns, missing_bytes);
+            self.ask_guests(now_ns, missing_bytes);
         } else if changed {
             self.ask_no_more();
         }
@@ -109,7 +109,7 @@ impl Engine {
         }
     }
 
-    fn ask(&mut self, now_ns: u64, missing_bytes: u64) {
+    fn ask_guests(&mut self, now_ns: u64, missing_bytes: u64) {
         let candidates = self.vms.iter_mut().filter(|(_, vm)| vm.model.policy == PolicyName::Pressure);
         let candidates = candidates.filter_map(|(id, vm)| {
             let figures = vm.figures()?;
