@@ -3,6 +3,7 @@
 //! Input: [`Config`]. Output: a [`Handle`] with the newest [`Snapshot`] and a stream of [`record::Record`]s.
 //! Runs in a thread of its own; each VM whose guest module has called gets one more ([`worker`]).
 
+pub mod answerer;
 mod baseline;
 mod clock;
 pub mod command;

@@ -126,10 +126,15 @@ impl Worker {
     /// Works until the engine drops the other end of `jobs`.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         for job in jobs {
-            self.obey();
-            if let Job::Call(call) = job {
-                self.call(call);
-            }
+            self.answer(job);
+        }
+    }
+
+    /// Does one job.
+    pub(super) fn answer(&mut self, job: Job) {
+        self.obey();
+        if let Job::Call(call) = job {
+            self.call(call);
         }
     }
 
