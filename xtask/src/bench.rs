@@ -1,13 +1,18 @@
 //! `cargo xtask bench NAME`: the benchmarks, each a program of the tests crate.
 //!
 //! In: the name and what the benchmark takes. Out: its figures, with `--json` one JSON line at the end; 1 when a figure
-//! is over its limit. Must not measure anything itself.
+//! is over its limit, 3 when the machine lacks something. Must not measure anything itself.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::{cache, process, setup};
+use crate::{build_user, cache, process, setup};
+
+/// Where a benchmark finds imr.
+const BIN_DIR: &str = "IMR_BIN_DIR";
+/// Exit code: something is missing.
+const MISSING: u8 = 3;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +25,9 @@ pub(crate) struct Args {
 enum Bench {
     /// What imr-top costs with 100 guests of 64 GiB, how long a frame takes, how fast keys are
     View(ViewArgs),
+    /// What imr's host side costs beside the bare system calls, what its probes cost a guest, what swap and KSM take;
+    /// needs root and /dev/kvm
+    Reclaim(ReclaimArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,22 +40,45 @@ struct ViewArgs {
     seconds: u64,
 }
 
+#[derive(Debug, clap::Args)]
+struct ReclaimArgs {
+    /// End with one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Pairs of batches in 4 KiB pages; the rest goes with it
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rounds: u64,
+}
+
 /// Runs `cargo xtask bench`.
 ///
 /// # Errors
-/// When cargo cannot be started.
+/// When cargo cannot be started, or what the benchmark measures cannot be built.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Bench::View(view) = &args.bench;
     let mut command = Command::new(process::cargo());
     process::forget_calling_cargo(&mut command)
         .current_dir(cache::workspace())
-        .args(["bench", "--quiet", "--locked", "--package", "imr-tests", "--bench", "view"])
+        .args(["bench", "--quiet", "--locked", "--package", "imr-tests"])
         .arg("--target-dir")
-        .arg(cache::target_dir())
-        .args(["--", "--seconds", &view.seconds.to_string()])
-        .args(view.json.then_some("--json"));
+        .arg(cache::target_dir());
+    match &args.bench {
+        Bench::View(view) => {
+            command.args(["--bench", "view", "--", "--seconds", &view.seconds.to_string()]);
+            command.args(view.json.then_some("--json"));
+        }
+        Bench::Reclaim(reclaim) => {
+            let built = build_user::release_binaries()?;
+            command.env(BIN_DIR, built.imr.parent().context("imr has no folder")?);
+            command.args(["--bench", "reclaim", "--", "--rounds", &reclaim.rounds.to_string()]);
+            command.args(reclaim.json.then_some("--json"));
+        }
+    }
     setup::keep_toolchain(&mut command);
     let line = process::command_line(&command);
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(match status.code() {
+        Some(0) => ExitCode::SUCCESS,
+        Some(code) if code == i32::from(MISSING) => ExitCode::from(MISSING),
+        _ => ExitCode::from(1),
+    })
 }

@@ -155,7 +155,9 @@ fn said(report: Option<Report>) -> String {
         Some(Report::Stale) => "the call was too old".into(),
         Some(Report::Settled) => "nothing was open under that number".into(),
         Some(Report::VmmGone) => "the VMM has ended".into(),
-        Some(Report::Hello { .. } | Report::Claimed(_) | Report::Done(_)) => "an answer to something else".into(),
+        Some(Report::Hello { .. } | Report::Claimed(_) | Report::Done(_)) => {
+            "an answer to something else".into()
+        }
         None => "nothing was said".into(),
     }
 }

@@ -83,7 +83,7 @@ impl Guest {
             rcx: passes,
             rax: value,
             // IOPL 3: `out` at CPL 3. Bit 1 is always set. Interrupts stay off.
-            rflags: 3 << 12 | 1 << 1,
+            rflags: (3 << 12) | (1 << 1),
             ..kvm_regs::default()
         };
         self.vcpu.set_regs(&regs).context("KVM_SET_REGS")?;
@@ -105,7 +105,7 @@ fn load(memory: &Memory) -> Result<()> {
     memory.write(PML4, &(PDPT | ENTRY).to_le_bytes())?;
     memory.write(PDPT, &(PD | ENTRY).to_le_bytes())?;
     for block in 0..blocks {
-        memory.write(PD + block * 8, &(block * BLOCK | ENTRY | LARGE).to_le_bytes())?;
+        memory.write(PD + block * 8, &((block * BLOCK) | ENTRY | LARGE).to_le_bytes())?;
     }
     memory.write(CODE, &PROGRAM)
 }
@@ -127,13 +127,12 @@ fn long_mode_cpl3(mut sregs: kvm_sregs) -> kvm_sregs {
     sregs.cs = code;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     // A busy 64-bit TSS: a CPU does not enter a guest without one.
-    sregs.tr =
-        kvm_segment { selector: 0x28, limit: 0x67, type_: 11, s: 0, dpl: 0, l: 0, g: 0, ..code };
+    sregs.tr = kvm_segment { selector: 0x28, limit: 0x67, type_: 11, s: 0, dpl: 0, l: 0, g: 0, ..code };
     sregs.ldt = kvm_segment { unusable: 1, ..kvm_segment::default() };
     // PG, NE, ET, PE; PAE; LMA, LME.
     sregs.cr0 = 0x8000_0031;
     sregs.cr3 = PML4;
     sregs.cr4 = 1 << 5;
-    sregs.efer = 1 << 10 | 1 << 8;
+    sregs.efer = (1 << 10) | (1 << 8);
     sregs
 }

@@ -65,8 +65,7 @@ impl Host {
             bail!("the VMM does not say where guest memory is");
         };
         let vmm = Arc::new(Vmm::open(pid)?);
-        let slot =
-            FoundSlot { id: 0, base_gfn: 0, npages: bytes / FRAME, userspace_addr: address, flags: 0 };
+        let slot = FoundSlot { id: 0, base_gfn: 0, npages: bytes / FRAME, userspace_addr: address, flags: 0 };
         let memory = if memory_fd < 0 {
             None
         } else {
@@ -140,7 +139,9 @@ impl Host {
                 && let (Ok(from), Ok(to)) = (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16))
             {
                 inside = from >= start && to <= end;
-            } else if inside && let Some(value) = line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':')) {
+            } else if inside
+                && let Some(value) = line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':'))
+            {
                 kib += value.trim().trim_end_matches(" kB").parse::<u64>().context("smaps of the VMM")?;
             }
         }
@@ -157,7 +158,8 @@ impl Drop for Host {
 }
 
 fn pidfd(pid: Pid) -> Result<OwnedFd> {
-    let raw = i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw).context("no such pid")?;
+    let raw =
+        i32::try_from(pid.get()).ok().and_then(rustix::process::Pid::from_raw).context("no such pid")?;
     pidfd_open(raw, PidfdFlags::empty()).context("pidfd_open of the VMM")
 }
 

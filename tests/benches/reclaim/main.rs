@@ -1,5 +1,10 @@
-//! `cargo xtask bench reclaim`
-#![expect(dead_code, reason = "x")]
+//! `cargo xtask bench reclaim`: what imr's host side costs beside the bare system calls, what its probes cost a guest, and
+//! what swap and KSM take for the same memory.
+//!
+//! In: `--json`, `--rounds N`; the folder of `imr` in IMR_BIN_DIR. Out: tables, with `--json` one JSON line at the end; 1
+//! when a limit is passed, 3 when something is missing. Guest memory belongs to a VMM process of its own (this program
+//! again) and is touched by a tiny KVM guest. Every setting that is changed is put back, however the run ends.
+
 mod ask;
 mod figures;
 mod guest;
@@ -9,50 +14,116 @@ mod missing;
 mod peers;
 mod probes;
 mod ratio;
+mod report;
 mod undo;
 mod vmm;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use anyhow::Result;
+
+use anyhow::{Context as _, Result, bail};
+
 use ask::Backing;
-fn main() -> Result<ExitCode> {
+use missing::Missing;
+use peers::{Pace, Peer};
+use report::{Report, Way};
+
+/// Pairs of batches in 4 KiB pages.
+const ROUNDS: u64 = 20;
+/// Batches in 2 MiB pages take so much less time that there can be so many times more of them.
+const HUGE_ROUNDS: u64 = 4;
+/// Turns with and without imr for each pair of batches: 1 in so many.
+const PROBE_ROUNDS: u64 = 3;
+/// Ranges written to swap.
+const SWAP_ROUNDS: u64 = 5;
+/// How long KSM is waited for.
+const KSM_TUNED: Duration = Duration::from_secs(40);
+const KSM_DEFAULT: Duration = Duration::from_secs(20);
+/// Exit code: something is missing.
+const MISSING: u8 = 3;
+
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["--vmm", kind, bytes] = words[..] {
-        return vmm::serve(kind, bytes);
+    let done = match words[..] {
+        ["--vmm", kind, bytes] => vmm::serve(kind, bytes),
+        _ => run(&words),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("bench reclaim: {error:#}");
+        if error.is::<Missing>() { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
+    })
+}
+
+fn run(words: &[&str]) -> Result<ExitCode> {
+    let mut json = false;
+    let mut rounds = ROUNDS;
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match *word {
+            "--json" => json = true,
+            // Given by `cargo bench` to every benchmark.
+            "--bench" => {}
+            "--rounds" => {
+                let number = rest.next().context("--rounds needs a number")?;
+                rounds = number.parse().with_context(|| format!("--rounds {number}"))?;
+            }
+            other => bail!("unknown argument {other}: only --json and --rounds N"),
+        }
     }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Missing("root: memory of other processes, /proc/sys and eBPF need it".into()).into());
+    }
+    let Some(bin_dir) = std::env::var_os("IMR_BIN_DIR").map(PathBuf::from) else {
+        let why = "IMR_BIN_DIR, the folder of imr with its probes (`cargo xtask bench reclaim` sets it)";
+        return Err(Missing(why.into()).into());
+    };
     undo::watch_signals()?;
-        let q = |s: &figures::Samples| format!("{:.2} [{:.2} {:.2}]", s.median(), s.quartiles().0, s.quartiles().1);
-        let show = |backing, m: ratio::Measured, t: std::time::Instant| {
-        println!("{backing:?} ratio {} imr {} bare {} claim {} reclaim {} done {} ({:?})", q(&m.times.ratio), q(&m.times.imr_us), q(&m.times.bare_us),
-        q(&m.stages.claim_us), q(&m.stages.reclaim_us), q(&m.stages.done_us), t.elapsed());
-        };
-    let t = std::time::Instant::now();
-    let only = std::env::var("ONLY").unwrap_or_default();
-    if only.is_empty() || only == "ratio" {
-    for backing in [Backing::Shared4k, Backing::Shared2m, Backing::Hugetlb] {
-    let t = std::time::Instant::now();
-        let m = ratio::punch(backing, if backing == Backing::Shared4k {20} else {80})?;
-        show(backing, m, t);
+    let report = measure(rounds.max(1), &bin_dir)?;
+    let passed = report.show();
+    if json {
+        println!("{}", report.json());
     }
-    for backing in [Backing::Private4k, Backing::Private2m] {
-        println!("{:?}", ratio::inject(backing, 5)?.is_some());
+    for limit in &passed {
+        eprintln!("over its limit: {limit}");
     }
+    Ok(if passed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(rounds: u64, bin_dir: &std::path::Path) -> Result<Report> {
+    let huge = rounds * HUGE_ROUNDS;
+    let punch = |name, backing, limit, rounds| -> Result<Way> {
+        eprintln!("{name}: {rounds} pairs");
+        Ok(Way { name, backing, limit, measured: Some(ratio::punch(backing, rounds)?) })
+    };
+    let inject = |name, backing, limit, rounds| -> Result<Way> {
+        eprintln!("{name}: {rounds} pairs");
+        Ok(Way { name, backing, limit, measured: ratio::inject(backing, rounds)? })
+    };
+    let ways = vec![
+        punch("punch_4k", Backing::Shared4k, 1.10, rounds)?,
+        punch("punch_2m", Backing::Shared2m, 1.25, huge)?,
+        punch("punch_hugetlb", Backing::Hugetlb, 1.25, huge)?,
+        inject("inject", Backing::Private4k, 1.25, rounds)?,
+        inject("inject_2m", Backing::Private2m, f64::INFINITY, huge)?,
+    ];
+    eprintln!("probes: {} turns with imr, as many without", rounds.div_ceil(PROBE_ROUNDS));
+    let cost = probes::cost(bin_dir, rounds.div_ceil(PROBE_ROUNDS))?;
+    Ok(Report { ways, cost, peers: peers()? })
+}
+
+fn peers() -> Result<Vec<Peer>> {
+    let mut peers = Vec::new();
+    for backing in [Backing::Shared4k, Backing::Shared2m, Backing::Private4k, Backing::Private2m] {
+        eprintln!("swap: {backing:?}");
+        peers.push(peers::or_absent("swap", backing, peers::swap(backing, SWAP_ROUNDS))?);
     }
-    if only.is_empty() || only == "probes" {
-    let t = std::time::Instant::now();
-    let c = probes::cost(std::path::Path::new("/tmp/wt/bench/target/release"), 6)?;
-    println!("probes {} cpu {} mapped {} per_s {} ev {} {:?}", q(&c.first_percent), q(&c.first_cpu_percent), q(&c.mapped_percent), q(&c.first_per_s), c.events_per_touch, t.elapsed());
+    for (name, pace, limit) in [("tuned", Pace::TUNED, KSM_TUNED), ("default", Pace::DEFAULT, KSM_DEFAULT)] {
+        for backing in [Backing::Private4k, Backing::Private2m] {
+            eprintln!("ksm, {name}: {backing:?}, {} s at most", limit.as_secs());
+            peers.push(peers::or_absent("ksm", backing, peers::ksm(name, pace, backing, limit))?);
+        }
     }
-    if only.is_empty() || only == "peers" {
-    for b in [Backing::Shared4k, Backing::Shared2m, Backing::Private4k, Backing::Private2m] {
-    let t = std::time::Instant::now();
-    println!("{:?} {:?}", peers::swap(b, 5)?, t.elapsed());
-    }
-    println!("{:?} {:?}", peers::ksm("tuned", peers::Pace::TUNED, Backing::Private4k, Duration::from_secs(20))?, t.elapsed());
-    println!("{:?} {:?}", peers::ksm("tuned", peers::Pace::TUNED, Backing::Private2m, Duration::from_secs(20))?, t.elapsed());
-    println!("{:?} {:?}", peers::ksm("default", peers::Pace::DEFAULT, Backing::Private4k, Duration::from_secs(40))?, t.elapsed());
-    println!("{:?} {:?}", peers::ksm("default", peers::Pace::DEFAULT, Backing::Private2m, Duration::from_secs(40))?, t.elapsed());
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(peers)
 }

@@ -27,19 +27,21 @@ impl Memory {
     /// Maps `bytes`, a multiple of a block.
     pub(crate) fn map(backing: Backing, bytes: u64) -> Result<Self> {
         let length = usize::try_from(bytes)?;
-        let slack = usize::try_from(BLOCK)?;
+        let block = usize::try_from(BLOCK)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no MAP_FIXED: the kernel picks addresses that nobody uses.
         let whole = unsafe {
             mmap_anonymous(
                 null_mut(),
-                length + slack,
+                length + 2 * block,
                 ProtFlags::empty(),
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }
         .context("no address space for guest memory")?;
-        let address = whole.cast::<u8>().wrapping_add(whole.cast::<u8>().align_offset(slack));
+        // Some of what cannot be accessed stays on both sides: a VMA of guest memory alone.
+        let inside = whole.cast::<u8>().wrapping_add(1);
+        let address = inside.wrapping_add(inside.align_offset(block));
         let at = address.cast::<c_void>();
         let file = match backing {
             Backing::Private4k | Backing::Private2m => {

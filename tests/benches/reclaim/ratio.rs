@@ -113,7 +113,8 @@ pub(crate) fn check_pages(host: &Host, backing: Backing, bytes: u64) -> Result<(
 
 /// Punching: imr against one fallocate a range.
 pub(crate) fn punch(backing: Backing, rounds: u64) -> Result<Measured> {
-    let measured = compare(backing, rounds, Bare { take: |host, batch| punch_bare(host, batch), held: blocks })?;
+    let measured =
+        compare(backing, rounds, Bare { take: |host, batch| punch_bare(host, batch), held: blocks })?;
     measured.with_context(|| format!("imr does not take memory of kind {backing:?}"))
 }
 
@@ -192,7 +193,8 @@ fn offer(host: &mut Host, answerer: &mut Answerer, ranges: Ranges, seq: u64) -> 
     let answered = answerer.doorbell(seq, COOKIE);
     let whole = micros(start);
     let answered = answered.map_err(anyhow::Error::msg).with_context(|| format!("offer {seq}"))?;
-    if answered.outcome.ranges.iter().all(|range| range.result.guard().as_deref() == Some("private-mapping")) {
+    if answered.outcome.ranges.iter().all(|range| range.result.guard().as_deref() == Some("private-mapping"))
+    {
         return Ok(None);
     }
     let told = host.is(Ask::Reclaimed { seq, count: ranges.count })?;

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use imr_common::guest_abi::{
-    ABI_VERSION, ControlPage, GuestHalf, HostHalf, LIST_END, LIST_RECORD_SIZE, MAGIC, MAX_RANGES, RECORD_LIST,
-    RESULT_RECLAIMED,
+    ABI_VERSION, ControlPage, GuestHalf, HostHalf, LIST_END, LIST_RECORD_SIZE, MAGIC, MAX_RANGES,
+    RECORD_LIST, RESULT_RECLAIMED,
 };
 use rustix::mm::Advice;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -100,9 +100,9 @@ impl Vmm {
             }
             Ask::Reclaimed { seq, count } => self.reclaimed(seq, count).map(Answer::Is),
             Ask::Discard { ranges } => timed(|| {
-                ranges.starts().try_for_each(|start| {
-                    self.memory.advise_part(start, ranges.bytes, Advice::LinuxDontNeed)
-                })
+                ranges
+                    .starts()
+                    .try_for_each(|start| self.memory.advise_part(start, ranges.bytes, Advice::LinuxDontNeed))
             }),
             Ask::Mergeable => {
                 self.memory.advise(Advice::LinuxMergeable)?;
@@ -154,9 +154,7 @@ impl Vmm {
 }
 
 fn run(guest: &mut Guest, ranges: Ranges, passes: u64) -> Result<Answer> {
-    timed(|| {
-        ranges.starts().try_for_each(|start| guest.touch(start, start + ranges.bytes, passes, CONTENT))
-    })
+    timed(|| ranges.starts().try_for_each(|start| guest.touch(start, start + ranges.bytes, passes, CONTENT)))
 }
 
 /// Does it, in this thread, and tells how long it took.
