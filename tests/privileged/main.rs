@@ -10,6 +10,7 @@
 )]
 
 mod ctl;
+mod inject;
 mod residency;
 mod screen;
 
@@ -30,6 +31,9 @@ const NOBODY: u32 = 65534;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
+    if let Some(code) = inject::role() {
+        return code;
+    }
     imr_tests::ring::main(&[
         Test { name: "privileged::doctor_tells_and_does_not_fail", run: doctor },
         Test { name: "privileged::doctor_json_has_every_column", run: doctor_json },
@@ -51,6 +55,12 @@ fn main() -> ExitCode {
         Test { name: "privileged::residency_merged_pages", run: residency::merged_pages },
         Test { name: "privileged::residency_swapped_anonymous", run: residency::swapped_anonymous },
         Test { name: "privileged::residency_swapped_file", run: residency::swapped_file },
+        Test { name: "privileged::inject_takes_only_what_is_named", run: inject::takes_only_what_is_named },
+        Test { name: "privileged::inject_goes_unnoticed", run: inject::goes_unnoticed },
+        Test { name: "privileged::inject_says_why_it_cannot", run: inject::says_why_it_cannot },
+        Test { name: "privileged::inject_stopped_vmm_stays_stopped", run: inject::stopped_stays_stopped },
+        Test { name: "privileged::inject_death_at_random_moments", run: inject::death::at_random_moments },
+        Test { name: "privileged::inject_death_at_every_step", run: inject::death::at_every_step },
     ])
 }
 

@@ -9,6 +9,7 @@ pub mod by_mapping;
 pub mod choose;
 pub mod executor;
 pub mod guards;
+pub mod inject;
 pub mod outcome;
 pub mod punch;
 pub mod still_there;
