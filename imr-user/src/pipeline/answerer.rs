@@ -21,6 +21,10 @@ use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
 use crate::model::ids::{Gfn, Gpa, VmId};
 use crate::model::snapshot::PolicyName;
+use crate::policy::pressure::Taker;
+use crate::policy::settings::Settings;
+use crate::reclaim::by_mapping::backend_for;
+use crate::reclaim::choose::Allowed;
 use crate::reclaim::guards::{SlotFacts, VmFacts};
 use crate::reclaim::outcome::Outcome;
 
@@ -67,6 +71,7 @@ impl Answerer {
         vm_fd: u32,
         slots: &[FoundSlot],
         policy: PolicyName,
+        allowed: Allowed,
     ) -> Result<Self, AnswererError> {
         let segments = vmm.segments(slots)?;
         let facts = VmFacts {
@@ -94,9 +99,14 @@ impl Answerer {
             index: 0,
             proc_dir: vmm.proc_dir().as_fd().try_clone_to_owned()?,
             memory: GuestMemory::new(vmm.mem_file()?.into(), ranges),
+            block_bases: vec![None; facts.slots.len()],
             facts,
+            pid: vmm.pid(),
+            allowed,
+            make_backend: backend_for,
             tables: Tables::in_memory(1)?,
             policy,
+            taker: Taker::new(Settings::default(), clock::monotonic_ns()),
             attach_id: 1,
             orders: Arc::new(Orders::default()),
             reports: sender,

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::backend::{Backend, Call, DryRun, Effect, Failure, Obstacle};
 use super::choose::{Allowed, BackendKind, Backends, backend_of};
 use super::guards::Guard;
+use super::inject::Inject;
 use super::punch::Punch;
 use super::still_there;
 use crate::model::backing::Segment;
@@ -20,9 +21,9 @@ pub type MakeBackend = for<'a> fn(BorrowedFd<'a>, Pid, Allowed) -> Box<dyn Backe
 
 /// The backend of the VM with this /proc/PID (see [`Punch::new`]) and pid.
 #[must_use]
-pub fn backend_for<'a>(proc_dir: BorrowedFd<'a>, _pid: Pid, allowed: Allowed) -> Box<dyn Backend + 'a> {
-    // The way to private anonymous memory is not there yet: it stays under its guard.
-    let by_mapping = ByMapping::new(proc_dir, allowed, None);
+pub fn backend_for<'a>(proc_dir: BorrowedFd<'a>, pid: Pid, allowed: Allowed) -> Box<dyn Backend + 'a> {
+    let inject = allowed.inject.then(|| Box::new(Inject::new(proc_dir, pid)) as Box<dyn Backend + 'a>);
+    let by_mapping = ByMapping::new(proc_dir, allowed, inject);
     if allowed.dry_run { Box::new(DryRun(by_mapping)) } else { Box::new(by_mapping) }
 }
 

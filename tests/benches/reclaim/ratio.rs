@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use imr_user::model::ids::Gpa;
 use imr_user::model::snapshot::PolicyName;
+use imr_user::pipeline::Allowed;
 use imr_user::pipeline::answerer::Answerer;
 use rustix::fs::{FallocateFlags, fallocate, fstat};
 
@@ -173,7 +174,8 @@ fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>
 
 /// imr's host side of this VM, its module's HELLO answered.
 fn attach(host: &Host) -> Result<Answerer> {
-    let mut answerer = Answerer::start(&host.vmm, host.vm_fd, &[host.slot], PolicyName::Immediate)?;
+    let allowed = Allowed { inject: true, ..Allowed::default() };
+    let mut answerer = Answerer::start(&host.vmm, host.vm_fd, &[host.slot], PolicyName::Immediate, allowed)?;
     answerer.hello(Gpa::new(CONTROL_GPA), COOKIE).map_err(anyhow::Error::msg).context("HELLO")?;
     Ok(answerer)
 }

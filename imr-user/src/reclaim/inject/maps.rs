@@ -159,7 +159,7 @@ mod tests {
     fn asking_for_one_and_reading_all_agree() {
         let proc_dir = proc_dir(std::process::id());
         let maps = Maps::open(proc_dir.as_fd()).unwrap();
-        let code = asking_for_one_and_reading_all_agree as fn() as u64;
+        let code = asking_for_one_and_reading_all_agree as fn() as usize as u64;
         let listed =
             maps.all().unwrap().into_iter().find(|vma| (vma.start..vma.end).contains(&code)).unwrap();
         assert!(listed.executable && !listed.writable && listed.inode != 0);
