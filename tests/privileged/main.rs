@@ -11,6 +11,7 @@
 
 mod ctl;
 mod inject;
+mod psi;
 mod residency;
 mod screen;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Test { name: "privileged::ctl_one_socket_one_imr", run: ctl::one_socket_one_imr },
         Test { name: "privileged::nobody_is_told_what_is_missing", run: nobody },
         Test { name: "privileged::wrong_usage_is_2", run: usage },
+        Test { name: "privileged::psi_trigger_wakes", run: psi::trigger_wakes },
         Test { name: "privileged::residency_memfd_pages_of_others", run: residency::memfd_pages_of_others },
         Test { name: "privileged::residency_mapping_that_changed", run: residency::mapping_that_changed },
         Test { name: "privileged::residency_hugetlb", run: residency::hugetlb },

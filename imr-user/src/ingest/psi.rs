@@ -10,24 +10,27 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 const PATH: &str = "/proc/pressure/memory";
-/// Over which time it is measured, and how often it tells at most, us. The kernel takes 0.5 to 10 s
-/// (kernel/sched/psi.c, psi_trigger_create).
-const WINDOW_US: u32 = 1_000_000;
+/// Over which time it is measured, and how often it tells at most, us. Without CAP_SYS_RESOURCE the kernel takes
+/// multiples of 2 s only (kernel/sched/psi.c, psi_trigger_create).
+const WINDOWS_US: [u32; 2] = [1_000_000, 2_000_000];
 
 /// Tells when tasks stall. Closing it takes it back.
 #[derive(Debug)]
 pub struct Trigger(AsyncFd<File>);
 
 impl Trigger {
-    /// For when some task stalls for more than `percent` of a second. `None` where the kernel has no PSI or lets nobody
+    /// For when some task stalls for more than `percent` of a second or two. `None` where the kernel has no PSI or lets nobody
     /// ask (then reading has to do), or outside of a tokio runtime with I/O.
     #[must_use]
     pub fn new(percent: f32) -> Option<Self> {
-        // The kernel takes a threshold over 0 and not over the window.
-        let threshold_us = (percent / 100.0 * WINDOW_US as f32).clamp(1.0, WINDOW_US as f32) as u32;
-        let mut file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(PATH).ok()?;
-        file.write_all(format!("some {threshold_us} {WINDOW_US}\0").as_bytes()).ok()?;
+        let file = WINDOWS_US.into_iter().find_map(|window_us| {
+            // The kernel takes a threshold over 0 and not over the window.
+            let threshold_us = (percent / 100.0 * window_us as f32).clamp(1.0, window_us as f32) as u32;
+            let mut file =
+                OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(PATH).ok()?;
+            file.write_all(format!("some {threshold_us} {window_us}\0").as_bytes()).ok()?;
+            Some(file)
+        })?;
         // SAFETY: the file moves into the AsyncFd, which keeps its descriptor open until it is dropped.
         let ready = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
         ready.ok().map(Self)

@@ -15,6 +15,9 @@ pub const RATE_LEAST: u64 = 2 * BLOCK_SIZE;
 pub struct Percent(u32);
 
 impl Percent {
+    /// All of it.
+    pub const ALL: Self = Self(10_000);
+
     /// From hundredths of a percent.
     #[must_use]
     pub const fn hundredths(value: u32) -> Self {

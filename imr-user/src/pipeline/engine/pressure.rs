@@ -12,7 +12,7 @@ use crate::model::decision::DecisionKind;
 use crate::model::ids::VmId;
 use crate::model::snapshot::PolicyName;
 use crate::policy::pressure::{Candidate, VmChange, wishes};
-use crate::policy::settings::Settings;
+use crate::policy::settings::{Percent, Settings};
 
 /// Time between two looks at the host's memory and the VMs' regret.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ impl Engine {
         if before == PolicyName::Pressure
             && let Some(vm) = self.vms.get_mut(&id)
             && vm.model.policy != before
-            && vm.pressure.stop_asking()
+            && vm.pressure.let_go()
         {
             vm.want(0);
         }
@@ -77,12 +77,13 @@ impl Engine {
     }
 
     fn advance_vms(&mut self, now_ns: u64) -> Vec<(VmId, VmChange)> {
-        let settings = self.config.pressure;
+        // Of VMs with another policy regret is only shown.
+        let lenient = Settings { regret_limit: Percent::ALL, ..self.config.pressure };
         let changes = self.vms.iter_mut().filter_map(|(id, vm)| {
+            let pressure = vm.model.policy == PolicyName::Pressure;
+            let settings = if pressure { &self.config.pressure } else { &lenient };
             let totals = (vm.model.taken_bytes(), vm.model.soon_refaulted_bytes());
-            let change = vm.pressure.advance(now_ns, &settings, totals)?;
-            // Of the others regret is only shown.
-            (vm.model.policy == PolicyName::Pressure).then_some((*id, change))
+            vm.pressure.advance(now_ns, settings, totals).map(|change| (*id, change))
         });
         changes.collect()
     }

@@ -182,6 +182,12 @@ impl VmState {
         self.asked_ns.take().is_some()
     }
 
+    /// It is the policy's no more: neither left alone nor asked. `true`: it was asked for something.
+    pub fn let_go(&mut self) -> bool {
+        self.alone_until_ns = None;
+        self.stop_asking()
+    }
+
     /// For pictures.
     #[must_use]
     pub fn snapshot(&self, now_ns: u64) -> VmPressure {
