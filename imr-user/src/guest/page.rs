@@ -40,7 +40,8 @@ pub struct GuestFields {
     pub statistics: GuestStatistics,
 }
 
-/// What the guest says of its memory; shown, never acted upon.
+/// What the guest says of its memory. Shown; of what is free, policy pressure leaves it a floor, so that a wrong word harms
+/// nobody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GuestStatistics {
     /// All of it, 4 KiB pages.

@@ -9,7 +9,7 @@ pub mod plan;
 pub mod pressure;
 pub mod settings;
 
-use crate::model::ids::{Gfn, VmId};
+use crate::model::ids::{BlockId, Gfn, VmId};
 use crate::model::snapshot::PolicyName;
 use free_since::Seen;
 use plan::{Plan, PlannedRange, Verdict};
@@ -24,7 +24,7 @@ pub fn decide(
     ranges: &[(Gfn, u64)],
     taker: &mut Taker,
     now_ns: u64,
-    seen: impl Fn(crate::model::ids::BlockId) -> Seen,
+    seen: impl Fn(BlockId) -> Seen,
 ) -> Plan {
     let verdicts = match policy {
         PolicyName::Observe => {

@@ -103,7 +103,7 @@ pub const VERBS: [Entry; 40] = [
     entry(Verb::Pause, "pause", &["Space"], "hold the picture (nothing else); again goes on"),
     entry(Verb::Faster, "faster", &["+"], "more samples a second, down to 100ms apart"),
     entry(Verb::Slower, "slower", &["-"], "fewer, up to 10s apart"),
-    entry(Verb::Mode, "mode", &["o"], "observe or immediate for the selected VM; asks first"),
+    entry(Verb::Mode, "mode", &["o"], "the selected VM's next mode; asks first"),
     entry(Verb::ReclaimNow, "reclaim-now", &["R"], "ask the selected VM for its free memory; asks first"),
     entry(Verb::Save, "save", &["w"], "write the sample on the screen to a file, as JSON"),
     entry(Verb::Redraw, "redraw", &["Ctrl-L"], "draw the screen anew"),
