@@ -82,6 +82,23 @@ attached() { event 40 event=hello "vm.name=guest$1" >/dev/null || fail "guest $1
 # (PAGE_REPORTING_DELAY), so then there is nothing left to offer.
 settle() { imr-testtool json quiet --file "$IMR_LOG" --for 4.5 --timeout 90 event=done || fail "offers do not end"; }
 
+# stops: waits until imr, which was started with --stop-at, has stopped itself in the middle of an offer. OPEN is that
+# offer of guest N (none by then: 0).
+stops() {
+    await 60 "imr stops itself" is_stopped "$IMR_PID"
+    OPEN=$(stat_of "$1" open_seq) || fail "the guest does not answer"
+}
+is_stopped() { grep -q '^State:[[:space:]]*T' "/proc/$1/status"; }
+
+# served N: a new batch of guest N is offered and finished, and nothing is stuck.
+served() {
+    mark
+    fill "$1" auto
+    event 60 event=done "vm.name=guest$1" >/dev/null || fail "guest $1 is not served"
+    await 30 "guest $1: no offer is open" stat_is "$1" open_seq -eq 0
+    need "guest $1: no result is missing" "$(stat_of "$1" pages_unanswered)" -eq 0
+}
+
 # --- the guests ---
 
 # boot N: waits until guest N is up for the first time. Now and then a guest hangs at boot under the emulator, with no

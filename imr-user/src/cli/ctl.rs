@@ -4,7 +4,8 @@
 //! running or this user may not ask it.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -142,31 +143,45 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
     Ok(())
 }
 
-/// The control socket of this process, as it is `wanted`; where nobody wanted one and it cannot be had, none, and
+/// The place of this process' control socket, before anything is started.
+#[derive(Debug)]
+pub struct Socket {
+    /// None: there is to be no socket, or it cannot be had, for the reason told.
+    claimed: Result<Option<(Place, OwnedFd)>, String>,
+}
+
+/// Takes the place that is `wanted`. Where nobody wanted one and the default cannot be had, there will be none, and
 /// people are told why.
 ///
 /// # Errors
-/// The socket that was asked for cannot be had.
-pub fn listen(wanted: Option<&Listen>, pipeline: &Handle) -> anyhow::Result<Option<Server>> {
-    let (path, needed) = match wanted {
-        None | Some(Listen::Default) => (PathBuf::from(DEFAULT_PATH), false),
-        Some(Listen::At(path)) => (path.clone(), true),
-        Some(Listen::Off) => return Ok(None),
-    };
-    let server = Place::take(&path).map_err(anyhow::Error::from).and_then(|(place, socket)| {
-        Server::start(place, socket, pipeline.asks.clone())
-            .context("cannot start the control socket's thread")
-    });
-    match server {
-        Ok(server) => Ok(Some(server)),
-        Err(error) if needed => Err(error.context("no control socket")),
-        Err(error) => {
-            let other = matches!(error.downcast_ref(), Some(PlaceError::Taken { .. }));
+/// The place that was asked for cannot be had.
+pub fn claim(wanted: Option<&Listen>) -> anyhow::Result<Socket> {
+    let claimed = match wanted {
+        Some(Listen::Off) => Ok(None),
+        Some(Listen::At(path)) => Ok(Some(Place::take(path).context("no control socket")?)),
+        None | Some(Listen::Default) => Place::take(Path::new(DEFAULT_PATH)).map(Some).map_err(|error| {
+            let other = matches!(error, PlaceError::Taken { .. });
             let on = if other { "`imr ctl` reaches that one" } else { "`imr ctl` does not work" };
+            format!("no control socket, {on}: {error}")
+        }),
+    };
+    Ok(Socket { claimed })
+}
+
+impl Socket {
+    /// Answers there until the server is dropped.
+    #[must_use]
+    pub fn serve(self, pipeline: &Handle) -> Option<Server> {
+        let server = self.claimed.and_then(|claimed| {
+            let Some((place, socket)) = claimed else { return Ok(None) };
+            let started = Server::start(place, socket, pipeline.asks.clone());
+            started.map(Some).map_err(|error| format!("no control socket, it gets no thread: {error}"))
+        });
+        server.unwrap_or_else(|why| {
             // The channel is new and has room.
-            let _ = pipeline.asks.try_send(Ask::Tell(format!("no control socket, {on}: {error:#}")));
-            Ok(None)
-        }
+            let _ = pipeline.asks.try_send(Ask::Tell(why));
+            None
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Exit codes, and how an error ends the program.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::config::ConfigError;
@@ -25,7 +25,8 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{program}: {error:#}");
+    // eprintln! panics where standard error is on a full file system.
+    let _ = writeln!(io::stderr(), "{program}: {error:#}");
     ExitCode::from(code(&error))
 }
 

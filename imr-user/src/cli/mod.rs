@@ -7,6 +7,7 @@ pub mod ctl;
 pub mod doctor;
 pub mod duration;
 pub mod exit;
+mod output;
 pub mod policy;
 pub mod run;
 pub mod size;

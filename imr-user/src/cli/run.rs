@@ -1,8 +1,10 @@
 //! `imr run`: headless, one line an event and a summary at the end.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,11 +12,13 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{FileConfig, Places};
+use super::output::Lines;
 use super::policy::PolicyArgs;
 use super::{ctl, duration};
 use crate::model::ids::Pid;
 use crate::pipeline::ctl::Listen;
 use crate::pipeline::record::{Happened, Record};
+use crate::pipeline::stop_at::StopAt;
 use crate::pipeline::{self, Config};
 
 /// Arguments of `imr run`.
@@ -48,6 +52,11 @@ pub struct RunArgs {
     /// there; `imr config default` prints one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// For tests: stop this process (SIGSTOP) at a step of an offer: heard, claimed, half, reclaimed or done; with
+    /// ":N" the N-th time.
+    #[arg(long, value_name = "STEP", hide = true, value_parser = stop_at)]
+    stop_at: Option<Arc<StopAt>>,
 }
 
 /// Runs until the time is over or a signal says so.
@@ -59,6 +68,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         pids: args.pid.iter().copied().map(Pid::new).collect(),
         debug_bpf: args.debug_bpf,
+        stop_at: args.stop_at.clone(),
         ..args.policy.over(file.run).into()
     };
     let runtime =
@@ -69,8 +79,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn follow(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
+    let socket = ctl::claim(args.ctl.as_ref())?;
     let mut handle = pipeline::spawn(config)?;
-    let _ctl = ctl::listen(args.ctl.as_ref(), &handle)?;
+    let _ctl = socket.serve(&handle);
     let over = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -79,32 +90,57 @@ async fn follow(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
     };
     tokio::pin!(over);
     let mut stopping = false;
+    let mut lines = Lines::stdout().context("standard output")?;
+    let mut unwritable = None;
     loop {
         tokio::select! {
             () = &mut over, if !stopping => { stopping = true; handle.ask_to_stop(); }
             _ = interrupt.recv(), if !stopping => { stopping = true; handle.ask_to_stop(); }
             _ = terminate.recv(), if !stopping => { stopping = true; handle.ask_to_stop(); }
             record = handle.records.recv() => match record {
-                Some(record) => print(&record, args.json)?,
+                Some(_) if unwritable.is_some() => {}
+                Some(record) => if let Err(error) = print(&mut lines, &record, args.json) {
+                    // Not at once: an offer that a worker is at would be left open.
+                    unwritable = Some(error);
+                    stopping = true;
+                    handle.ask_to_stop();
+                },
                 None => break,
             },
         }
     }
     handle.join()?;
-    Ok(ExitCode::SUCCESS)
+    unwritable.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-fn print(record: &Record, json: bool) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, record).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else if matches!(record.happened, Happened::Summary(_)) {
-        writeln!(out, "{}", record.happened)?;
-    } else {
-        writeln!(out, "{record}")?;
+fn print(lines: &mut Lines<File>, record: &Record, json: bool) -> anyhow::Result<()> {
+    let lost = |count: u64| {
+        let what = format!("standard output was full: {count} records are missing here");
+        line(&Record { happened: Happened::Problem { what }, vm: None, ..*record }, json)
+    };
+    if lines.put(&line(record, json), lost).context("cannot write to standard output")? {
+        // Where standard error is on the same file system, there is nobody to tell.
+        let _ = writeln!(
+            io::stderr(),
+            "imr: standard output is on a full file system; guests are served on, records are lost"
+        );
     }
-    // A script that waits for a line must get it now.
-    out.flush()?;
     Ok(())
+}
+
+fn line(record: &Record, json: bool) -> Vec<u8> {
+    let text = if json {
+        // Its parts are text and numbers: nothing of it can fail.
+        serde_json::to_string(record)
+            .unwrap_or_else(|error| format!("{{\"event\":\"problem\",\"what\":\"{error}\"}}"))
+    } else if matches!(record.happened, Happened::Summary(_)) {
+        record.happened.to_string()
+    } else {
+        record.to_string()
+    };
+    format!("{text}\n").into_bytes()
+}
+
+fn stop_at(text: &str) -> Result<Arc<StopAt>, String> {
+    text.parse().map(Arc::new)
 }

@@ -263,13 +263,14 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let config = arguments
         .validate(&Environment::of_process(), file)
         .unwrap_or_else(|wrong| TopArgs::command().error(ErrorKind::ValueValidation, wrong).exit());
+    let socket = super::ctl::claim(config.ctl.as_ref())?;
     let mut pipeline = pipeline::spawn(pipeline::Config {
         pids: config.pids.clone(),
         delay: config.delay,
         debug_bpf: config.debug_bpf,
         ..config.run.into()
     })?;
-    let _ctl = super::ctl::listen(config.ctl.as_ref(), &pipeline)?;
+    let _ctl = socket.serve(&pipeline);
     // Nobody reads them here, and unread they would pile up.
     pipeline.records.close();
     let feed = Feed {

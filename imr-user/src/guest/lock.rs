@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -46,12 +46,15 @@ impl VmLock {
     /// # Errors
     /// [`LockError::Taken`] when another process holds it.
     pub fn take(pid: Pid, start_ticks: u64, fd: u32) -> Result<Self, LockError> {
-        let dir = PathBuf::from(LOCK_DIR);
+        Self::take_in(Path::new(LOCK_DIR), pid, start_ticks, fd)
+    }
+
+    fn take_in(dir: &Path, pid: Pid, start_ticks: u64, fd: u32) -> Result<Self, LockError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(&dir).map_err(|source| LockError::Io {
+        builder.create(dir).map_err(|source| LockError::Io {
             operation: "create",
-            path: dir.clone(),
+            path: dir.to_owned(),
             source,
         })?;
         let path = dir.join(format!("vm-{pid}-{start_ticks}-{fd}.lock"));
@@ -68,5 +71,44 @@ impl VmLock {
             Err(TryLockError::WouldBlock) => Err(LockError::Taken { path }),
             Err(TryLockError::Error(source)) => Err(LockError::Io { operation: "lock", path, source }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const PID: Pid = Pid::new(1);
+
+    #[test]
+    fn one_at_a_time_and_a_lock_that_was_left_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = VmLock::take_in(folder.path(), PID, 2, 3).unwrap();
+        assert!(matches!(VmLock::take_in(folder.path(), PID, 2, 3), Err(LockError::Taken { .. })));
+        assert!(VmLock::take_in(folder.path(), PID, 9, 3).is_ok(), "another process with the pid used again");
+        drop(first);
+        let left = folder.path().join("vm-1-2-3.lock");
+        assert_eq!(fs::metadata(&left).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert!(VmLock::take_in(folder.path(), PID, 2, 3).is_ok(), "its file is there, its holder is not");
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        symlink(&victim, folder.path().join("vm-1-2-3.lock")).unwrap();
+        let refused = VmLock::take_in(folder.path(), PID, 2, 3);
+        assert!(matches!(refused, Err(LockError::Io { operation: "open", .. })), "{refused:?}");
+        assert!(!victim.exists());
+    }
+
+    #[test]
+    fn a_folder_that_it_makes_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("a/b");
+        let _lock = VmLock::take_in(&dir, PID, 2, 3).unwrap();
+        assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o7777, 0o700);
     }
 }

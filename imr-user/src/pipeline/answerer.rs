@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::attach::AttachIds;
 use super::clock;
 use super::orders::Orders;
 use super::worker::{Done, Job, Report, Worker};
@@ -108,6 +109,8 @@ impl Answerer {
             policy,
             taker: Taker::new(Settings::default(), clock::monotonic_ns()),
             attach_id: 1,
+            attach_ids: AttachIds::new(1),
+            stop_at: None,
             orders: Arc::new(Orders::default()),
             reports: sender,
             session: None,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::attach::AttachIds;
 use super::baseline::{self, Reading, Schedule};
 use super::command::Command;
 use super::ctl::Ask;
@@ -61,7 +62,7 @@ const LEAST_GUEST_BYTES: u64 = 64 << 30;
 /// The pipeline's state.
 pub(super) struct Engine {
     config: Config,
-    attach_id: u64,
+    attach_ids: AttachIds,
     probes: Probes,
     events: Events,
     tables: Tables,
@@ -126,13 +127,13 @@ impl Engine {
         let tables = probes.tables()?;
         let registry = probes.registry()?;
         let unanswerable = probes.can_prove_calls().and_then(|()| probes.can_see_resets()).err();
-        let attach_id = host::random_u64()?.max(1);
+        let attach_ids = AttachIds::new(host::random_u64()?);
         let (reports_in, reports) = unbounded_channel();
         let (readings_in, readings) = unbounded_channel();
         let (ended_in, ended) = unbounded_channel();
         let mut engine = Self {
             config,
-            attach_id,
+            attach_ids,
             probes,
             events,
             tables,
@@ -267,9 +268,10 @@ impl Engine {
         }
         let start = WorkerStart {
             tables: &self.tables,
-            attach_id: self.attach_id,
+            attach_ids: &self.attach_ids,
             settings: self.config.pressure,
             reports: &self.reports_in,
+            stop_at: self.config.stop_at.as_ref(),
         };
         let problem = match vm.call(call, &start) {
             Ok(true) => return,

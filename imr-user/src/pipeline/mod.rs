@@ -4,6 +4,7 @@
 //! Runs in a thread of its own; each VM whose guest module has called gets one more ([`worker`]).
 
 pub mod answerer;
+mod attach;
 mod baseline;
 mod clock;
 pub mod command;
@@ -13,8 +14,10 @@ mod engine;
 pub mod look;
 mod orders;
 mod pressure;
+mod pulse;
 pub mod record;
 mod reports;
+pub mod stop_at;
 mod vms;
 mod worker;
 
@@ -66,6 +69,8 @@ pub struct Config {
     pub pressure: Settings,
     /// Push idle memory of guests without the module out to swap.
     pub pageout: bool,
+    /// For tests: stop at a step of an offer.
+    pub stop_at: Option<Arc<stop_at::StopAt>>,
 }
 
 impl Default for Config {
@@ -80,6 +85,7 @@ impl Default for Config {
             debug_bpf: false,
             pressure: Settings::default(),
             pageout: false,
+            stop_at: None,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::attach::AttachIds;
 use super::orders::{Changes, Orders, WorkerLayout};
+use super::stop_at::StopAt;
 use super::worker::{Job, Report, Worker};
 use super::{clock, look};
 use crate::correlate::Call;
@@ -110,9 +112,10 @@ pub(super) enum NoWorker {
 /// What a worker is started with.
 pub(super) struct WorkerStart<'a> {
     pub(super) tables: &'a Tables,
-    pub(super) attach_id: u64,
+    pub(super) attach_ids: &'a AttachIds,
     pub(super) settings: Settings,
     pub(super) reports: &'a UnboundedSender<(VmId, Report)>,
+    pub(super) stop_at: Option<&'a Arc<StopAt>>,
 }
 
 impl FollowedVm {
@@ -315,11 +318,13 @@ impl FollowedVm {
             tables: start.tables.clone(),
             policy: self.model.policy,
             taker: Taker::new(start.settings, clock::monotonic_ns()),
-            attach_id: start.attach_id,
+            attach_id: start.attach_ids.next(),
+            attach_ids: start.attach_ids.clone(),
             orders: Arc::clone(&orders),
             reports: start.reports.clone(),
             session: None,
             request: Request::default(),
+            stop_at: start.stop_at.cloned(),
             _lock: lock,
         };
         let (jobs, receiver) = sync_channel(JOBS);

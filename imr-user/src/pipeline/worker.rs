@@ -11,8 +11,11 @@ use std::sync::mpsc::Receiver;
 use imr_common::guest_abi::{CALL_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::attach::AttachIds;
 use super::clock;
 use super::orders::{Changes, Orders, WorkerLayout};
+use super::pulse::Pulse;
+use super::stop_at::{Step, StopAt};
 use crate::correlate::{Call, CallOp};
 use crate::guest::lock::VmLock;
 use crate::guest::memory::{GuestMemory, MemoryError};
@@ -113,12 +116,16 @@ pub(super) struct Worker {
     pub(super) tables: Tables,
     pub(super) policy: PolicyName,
     pub(super) taker: Taker,
+    /// Of this session; a new one for the next.
     pub(super) attach_id: u64,
+    pub(super) attach_ids: AttachIds,
     pub(super) orders: Arc<Orders>,
     pub(super) reports: UnboundedSender<(VmId, Report)>,
     pub(super) session: Option<Session>,
     /// The newest request to the guest.
     pub(super) request: Request,
+    /// For tests.
+    pub(super) stop_at: Option<Arc<StopAt>>,
     pub(super) _lock: VmLock,
 }
 
@@ -159,6 +166,9 @@ impl Worker {
     }
 
     fn call(&mut self, call: Call) {
+        if matches!(call.op, CallOp::Doorbell(_)) {
+            self.reached(Step::Heard);
+        }
         if !self.is_live(&call) {
             return self.report(Report::Stale);
         }
@@ -182,6 +192,10 @@ impl Worker {
     fn hello(&mut self, gpa: Gpa, cookie: u64) {
         match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity(cookie)) {
             Ok((session, statistics, kind)) => {
+                if kind == HelloKind::RolledBack {
+                    // What it remembers of us is not so. It sees the new one with the next answer.
+                    self.attach_id = self.attach_ids.next();
+                }
                 self.session = Some(session);
                 self.request.told(cookie);
                 self.report(Report::Hello { kind, gpa, cookie, statistics });
@@ -221,10 +235,13 @@ impl Worker {
         let claimed_ns = clock::monotonic_ns();
         self.report(Report::Claimed(offer.clone()));
         let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
+        self.reached(Step::Claimed);
         let offer_of = (self.vm, offer.seq);
         let Self { policy, taker, facts, block_bases, tables, .. } = &mut *self;
         let seen = |block| seen(facts, block_bases, tables, block);
         let plan = policy::decide(*policy, offer_of, &ranges, taker, claimed_ns, seen);
+        let mut pulse = Pulse::new(claimed_ns);
+        let mut half_way = false;
         let outcome = {
             let mut backend = (self.make_backend)(self.proc_dir.as_fd(), self.pid, self.allowed);
             let mut target = Target {
@@ -233,7 +250,13 @@ impl Worker {
                 backend: backend.as_mut(),
                 witness: &NoWitness,
             };
-            executor::execute(&plan, &mut target, &mut || self.is_same_boot(&call), &mut |_| {})
+            // The generation last: it has to be as young as can be when the call is made.
+            let mut still_live = || self.still_rings(&mut pulse) && self.is_same_boot(&call);
+            executor::execute(&plan, &mut target, &mut still_live, &mut |_| {
+                if !std::mem::replace(&mut half_way, true) {
+                    self.reached(Step::Half);
+                }
+            })
         };
         let planned = plan.ranges.iter().zip(&outcome.ranges).zip(&ranges);
         let to_take = planned.filter(|((range, _), _)| range.verdict == Verdict::Reclaim);
@@ -241,14 +264,15 @@ impl Worker {
         self.taker.settle(self.policy == PolicyName::Pressure, done);
         let reclaimed_ns = clock::monotonic_ns();
         let notified_ns = self.tables.vm(self.index).last_unmap_ns;
+        self.reached(Step::Reclaimed);
         if outcome.vmm_gone() {
             return self.gone();
         }
+        if !self.still_rings(&mut pulse) {
+            return self.give_up(offer.seq, "the VM is not running: paused, or migrated away");
+        }
         if outcome.stopped() || !self.is_same_boot(&call) {
-            let seq = offer.seq;
-            let why = "the VM was reset, restored or shut down meanwhile".into();
-            self.report(Report::Abandoned { seq, revoked: false, why });
-            return self.end("the VM was reset, restored or shut down".into());
+            return self.give_up(offer.seq, "the VM was reset, restored or shut down");
         }
         let results: Vec<u8> = outcome.ranges.iter().map(|range| range.result.wire()).collect();
         let Some(session) = self.session.as_mut() else { return };
@@ -267,8 +291,28 @@ impl Worker {
                     reclaimed_ns,
                     done_ns,
                 }));
+                self.reached(Step::Done);
             }
             Err(end) => self.ended(&end),
+        }
+    }
+
+    /// Whether the VM runs, where that is in doubt: a process that was stopped or starved for long, in the middle of an
+    /// offer, may find a VM that is paused, or whose guest goes on elsewhere. Its memory is not ours to touch then.
+    fn still_rings(&self, pulse: &mut Pulse) -> bool {
+        pulse.beats(clock::monotonic_ns, || self.tables.vm(self.index).calls)
+    }
+
+    /// The offer can be neither taken nor answered: its page may be somebody else's by now. A guest that is there after
+    /// all says HELLO, and has it done again.
+    fn give_up(&mut self, seq: u64, why: &str) {
+        self.report(Report::Abandoned { seq, revoked: false, why: format!("{why} meanwhile") });
+        self.end(why.into());
+    }
+
+    fn reached(&self, step: Step) {
+        if let Some(stop_at) = &self.stop_at {
+            stop_at.reached(step);
         }
     }
 
@@ -304,6 +348,7 @@ impl Worker {
 
     fn end(&mut self, why: String) {
         if self.session.take().is_some() {
+            self.attach_id = self.attach_ids.next();
             self.report(Report::Detached { why });
         }
     }

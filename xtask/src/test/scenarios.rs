@@ -159,6 +159,26 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         machine: || Machine { module: false, ..slow_batches() },
     },
     Scenario { name: "pressure", script: "pressure.sh", machine: Machine::default },
+    Scenario {
+        name: "fail_process",
+        script: "fail_process.sh",
+        machine: || Machine { module: false, ..slow_batches() },
+    },
+    Scenario {
+        name: "fail_vmm",
+        script: "fail_vmm.sh",
+        machine: || Machine { guests: 2, module: false, ..slow_batches() },
+    },
+    Scenario {
+        name: "fail_snapshot",
+        script: "fail_snapshot.sh",
+        machine: || Machine { module: false, guest_mib: 256, ..slow_batches() },
+    },
+    Scenario {
+        name: "fail_migrate",
+        script: "fail_migrate.sh",
+        machine: || Machine { module: false, guest_mib: 256, ..slow_batches() },
+    },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
     Scenario {

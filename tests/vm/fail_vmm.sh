@@ -1,0 +1,50 @@
+# A VMM crashes or is killed in the middle of a batch: imr lets go of it, serves the other VM on, and also the same guest
+# when it is started again.
+. /root/lib.sh
+boot 1
+boot 2
+hold 1 keep 64
+
+# crash SIGNAL STEP: guest 2's VMM ends by that signal while imr is at that step of its batch.
+crash() {
+    vmm=$(guest pid 2)
+    kill -"$1" "$vmm"
+    kill -CONT "$IMR_PID"
+    event 30 event=vm_gone vm.name=guest2 >/dev/null || fail "imr does not see that the VMM has ended ($1, $2)"
+    need "its batch was not finished" "$(count event=done vm.name=guest2 "seq=$OPEN")" -eq 0
+    need "a few words at most" "$(count event=problem)" -le 2
+    guest off 2
+    say "$1 at $2: offer $OPEN ended with its VMM"
+}
+
+module 2
+imr_start --stop-at half
+stops 2
+need "a batch is open" "$OPEN" -ne 0
+crash SEGV half
+module 1
+attached 1
+served 1
+
+guest start 2 || fail "guest 2 does not start again"
+boot 2
+mark
+module 2
+attached 2
+served 2
+imr_stop
+
+FROM=0
+imr_start --stop-at claimed
+attached 2
+fill 2 auto
+stops 2
+need "a batch is open" "$OPEN" -ne 0
+crash KILL claimed
+served 1
+release 1 keep
+FROM=0
+imr vms --json >/tmp/vms.json || fail "imr vms"
+need "one VM is left" "$(imr-testtool json get --file /tmp/vms.json --field vms.0.name)" = guest1
+imr_stop
+need "standard error is quiet" "$(cat /tmp/imr.*.err | wc -l)" -le 5
