@@ -36,6 +36,13 @@ impl Request {
         }
     }
 
+    /// From now on another `attach_id` goes with it: what a guest was told of before is over, or it would serve it again.
+    pub fn renew(&mut self) {
+        if self.told.is_some() {
+            self.want.pages = 0;
+        }
+    }
+
     /// The module with this cookie has been answered.
     pub fn told(&mut self, cookie: u64) {
         *self = Self { want: self.for_module(cookie), told: Some(cookie) };
@@ -68,6 +75,17 @@ mod tests {
         request.told(1);
         request.ask(WANT);
         assert_eq!(request.for_module(2), WANT, "the guest was rebooted in between");
+    }
+
+    #[test]
+    fn another_session_does_not_ask_again() {
+        let mut request = Request::default();
+        request.ask(WANT);
+        request.renew();
+        assert_eq!(request.for_module(1), WANT, "nobody was told of it yet");
+        request.told(1);
+        request.renew();
+        assert_eq!(request.for_module(1), Want { seq: 3, pages: 0 });
     }
 
     #[test]

@@ -193,8 +193,8 @@ impl Worker {
         match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity(cookie)) {
             Ok((session, statistics, kind)) => {
                 if kind == HelloKind::RolledBack {
-                    // What it remembers of us is not so. It sees the new one with the next answer.
-                    self.attach_id = self.attach_ids.next();
+                    // It sees the new one with the next answer.
+                    self.renew();
                 }
                 self.session = Some(session);
                 self.request.told(cookie);
@@ -348,9 +348,15 @@ impl Worker {
 
     fn end(&mut self, why: String) {
         if self.session.take().is_some() {
-            self.attach_id = self.attach_ids.next();
+            self.renew();
             self.report(Report::Detached { why });
         }
+    }
+
+    /// Whatever the guest remembers of us is not so in the next session.
+    fn renew(&mut self) {
+        self.attach_id = self.attach_ids.next();
+        self.request.renew();
     }
 
     fn gone(&mut self) {
