@@ -15,7 +15,7 @@
  * Version of everything in this file. Host and guest refuse each other unless
  * it is equal.
  */
-#define IMR_ABI_VERSION 2U
+#define IMR_ABI_VERSION 3U
 
 /*
  * Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the
@@ -126,6 +126,14 @@
 
 /* Milliseconds after which a call counts for nothing on the host. */
 #define IMR_CALL_LIFETIME_MS 200ULL
+
+/*
+ * Milliseconds from a doorbell after which the host neither goes on with what
+ * it claimed on it nor answers it; the guest's next calls begin anew. A guest
+ * that hands its memory to another kernel without a reset has said nothing for
+ * so long before.
+ */
+#define IMR_CLAIM_LIFETIME_MS 5000ULL
 
 /**
  * struct imr_guest_half - The half that only the guest writes.

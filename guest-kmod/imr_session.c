@@ -268,6 +268,13 @@ int imr_stop(struct imr_guest *g, enum imr_why why)
 
 	acknowledged = imr_bye(g);
 	/*
+	 * The next kernel's memory must not be taken on a call of ours, and no reset tells the
+	 * host: let the last doorbell grow too old to be acted upon. imr_ring() is silent by now.
+	 */
+	if (!closed && why == IMR_WHY_KEXEC)
+		wait_event_idle_timeout(g->batch_wait, !READ_ONCE(g->batch_open),
+					msecs_to_jiffies(IMR_CLAIM_LIFETIME_MS));
+	/*
 	 * The reporting worker of an unfinished batch goes on looking at the page, until the
 	 * power goes.
 	 */

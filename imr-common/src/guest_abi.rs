@@ -7,7 +7,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Version of everything in this file. Host and guest refuse each other unless it is equal.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the call (`kvm_hypercall`) and
 /// returns `-KVM_ENOSYS` to a caller at CPL 0, `-KVM_EPERM` to any other
@@ -74,6 +74,10 @@ pub const HOST_STALE_MS: u64 = 5_000;
 pub const RING_INTERVAL_MS: u64 = 100;
 /// Milliseconds after which a call counts for nothing on the host.
 pub const CALL_LIFETIME_MS: u64 = 200;
+/// Milliseconds from a doorbell after which the host neither goes on with what it claimed on it nor answers it; the
+/// guest's next calls begin anew. A guest that hands its memory to another kernel without a reset has said nothing
+/// for so long before.
+pub const CLAIM_LIFETIME_MS: u64 = 5_000;
 
 /// The half that only the guest writes.
 #[repr(C)]

@@ -124,6 +124,7 @@ const CONSTANTS: &[(&str, i128)] = &[
     ("IMR_HOST_STALE_MS", abi::HOST_STALE_MS as i128),
     ("IMR_RING_INTERVAL_MS", abi::RING_INTERVAL_MS as i128),
     ("IMR_CALL_LIFETIME_MS", abi::CALL_LIFETIME_MS as i128),
+    ("IMR_CLAIM_LIFETIME_MS", abi::CLAIM_LIFETIME_MS as i128),
 ];
 
 fn constants() -> Verdict {

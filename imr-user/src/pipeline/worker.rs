@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use imr_common::guest_abi::{CALL_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
+use imr_common::guest_abi::{CALL_LIFETIME_MS, CLAIM_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::attach::AttachIds;
@@ -181,12 +181,22 @@ impl Worker {
     }
 
     fn is_live(&self, call: &Call) -> bool {
-        let age_ns = clock::monotonic_ns().saturating_sub(call.time_ns);
-        age_ns <= CALL_LIFETIME_MS * 1_000_000 && self.is_same_boot(call)
+        age_ns(call) <= CALL_LIFETIME_MS * 1_000_000 && self.is_same_boot(call)
     }
 
     fn is_same_boot(&self, call: &Call) -> bool {
         self.tables.reset_generation(self.index) == call.generation
+    }
+
+    /// Why what was claimed on this call may not be gone on with, if it may not.
+    fn void(&self, call: &Call) -> Option<&'static str> {
+        if !self.is_same_boot(call) {
+            Some("the VM was reset, restored or shut down")
+        } else if age_ns(call) > CLAIM_LIFETIME_MS * 1_000_000 {
+            Some("imr was stopped, or had no CPU, for too long")
+        } else {
+            None
+        }
     }
 
     fn hello(&mut self, gpa: Gpa, cookie: u64) {
@@ -251,7 +261,7 @@ impl Worker {
                 witness: &NoWitness,
             };
             // The generation last: it has to be as young as can be when the call is made.
-            let mut still_live = || self.still_rings(&mut pulse) && self.is_same_boot(&call);
+            let mut still_live = || self.still_rings(&mut pulse) && self.void(&call).is_none();
             executor::execute(&plan, &mut target, &mut still_live, &mut |_| {
                 if !std::mem::replace(&mut half_way, true) {
                     self.reached(Step::Half);
@@ -268,11 +278,13 @@ impl Worker {
         if outcome.vmm_gone() {
             return self.gone();
         }
-        if !self.still_rings(&mut pulse) {
-            return self.give_up(offer.seq, "the VM is not running: paused, or migrated away");
+        let rings = self.still_rings(&mut pulse);
+        // Once void, always void.
+        if let Some(why) = self.void(&call) {
+            return self.give_up(offer.seq, why);
         }
-        if outcome.stopped() || !self.is_same_boot(&call) {
-            return self.give_up(offer.seq, "the VM was reset, restored or shut down");
+        if outcome.stopped() || !rings {
+            return self.give_up(offer.seq, "the VM is not running: paused, or migrated away");
         }
         let results: Vec<u8> = outcome.ranges.iter().map(|range| range.result.wire()).collect();
         let Some(session) = self.session.as_mut() else { return };
@@ -368,6 +380,11 @@ impl Worker {
         // The engine is gone only when everything stops; then nobody asks.
         let _ = self.reports.send((self.vm, report));
     }
+}
+
+/// How long ago it was made, ns.
+fn age_ns(call: &Call) -> u64 {
+    clock::monotonic_ns().saturating_sub(call.time_ns)
 }
 
 /// What the shared table knows of a block.

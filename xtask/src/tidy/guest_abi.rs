@@ -131,6 +131,7 @@ pub(super) fn constants() -> Vec<Constant> {
         HOST_STALE_MS: u64,
         RING_INTERVAL_MS: u64,
         CALL_LIFETIME_MS: u64,
+        CLAIM_LIFETIME_MS: u64,
     }
 }
 
