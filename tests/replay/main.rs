@@ -67,11 +67,20 @@ fn every_session_is_run() -> Verdict {
     Verdict::Passed
 }
 
+const VM: &str = r#"{"step":"vm","id":1,"index":0,"kvm":4096,"pid":10,"name":"a"}"#;
+
+fn too_large(slot: &str) -> String {
+    format!("{VM}\n{{\"step\":\"slots\",\"id\":1,\"slots\":[{{\"id\":0,{slot},\"hva\":0}}]}}")
+}
+
 fn a_broken_session_is_named() -> Verdict {
     for (text, named) in [
         ("{\"step\":\"event\",\"kind\":1}", "line 1"),
         ("\n{\"step\":\"leap\"}", "line 2"),
         ("{\"step\":\"expect\",\"path\":\"vms.0.name\",\"value\":\"a\"}", "vms.0.name"),
+        (&too_large("\"base_gfn\":0,\"npages\":18446744073709551615"), "no slot has 18446744073709551615"),
+        (&too_large("\"base_gfn\":18446744073709551615,\"npages\":1"), "no slot has 1 frames"),
+        (&format!("{VM}\n{{\"step\":\"baseline_begin\",\"id\":1,\"blocks\":1}}"), "has 0 blocks"),
     ] {
         let told = Session::default().play(text).unwrap_err();
         assert!(told.contains(named), "{told}");

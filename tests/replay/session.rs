@@ -16,6 +16,15 @@ use imr_user::model::snapshot::{PolicyName, ReclaimStatus};
 use imr_user::model::vm::{BlockReading, SlotDescription, VmModel};
 use serde_json::{Value, json};
 
+/// Frames of a VM at most, 8 GiB of them: recordings are small, and a slip of the pen is not to take all memory.
+const MOST_FRAMES: u64 = 8 << 18;
+/// The frame after the last that a slot may have: guest-physical addresses have 52 bits.
+const END_OF_MEMORY: u64 = 1 << 40;
+/// Slots of a VM at most, as KVM's table of followed ones has it.
+const MOST_SLOTS: usize = imr_common::host_abi::MAX_SLOTS;
+/// Frames of a block.
+const BLOCK_FRAMES: u16 = 512;
+
 /// The layers and what they have said so far.
 #[derive(Default)]
 pub(crate) struct Session {
@@ -60,7 +69,11 @@ impl Session {
         match text(step, "step")? {
             "vm" => self.add_vm(step)?,
             "slots" => {
-                let slots = list(step, "slots")?.iter().map(slot).collect::<Result<_, _>>()?;
+                let slots = list(step, "slots")?.iter().map(slot).collect::<Result<Vec<_>, _>>()?;
+                let frames: u64 = slots.iter().map(|slot| slot.npages).sum();
+                if slots.len() > MOST_SLOTS || frames > MOST_FRAMES {
+                    return Err(format!("{} slots with {frames} frames are too much", slots.len()));
+                }
                 self.vm(step)?.set_slots(slots);
             }
             "event" => self.event(step)?,
@@ -83,8 +96,11 @@ impl Session {
                 self.tables.insert(VmId::new(small(step, "id")?), readings);
             }
             "baseline_begin" => {
-                let blocks = usize::try_from(number(step, "blocks")?).map_err(|_| "too many blocks")?;
-                self.vm(step)?.begin_baseline(0, 0, blocks);
+                let blocks = number(step, "blocks")?;
+                let vm = self.vm(step)?;
+                let there = vm.block_counts().next().unwrap_or_default();
+                let blocks = usize::try_from(blocks).ok().filter(|blocks| *blocks <= there);
+                vm.begin_baseline(0, 0, blocks.ok_or_else(|| format!("the first slot has {there} blocks"))?);
             }
             "baseline_end" => {
                 let truth = list(step, "blocks")?.iter().map(residency).collect::<Result<Vec<_>, _>>()?;
@@ -215,6 +231,7 @@ fn residency(value: &Value) -> Result<Residency, String> {
 /// out.
 fn reading(value: &Value) -> Result<BlockReading, String> {
     let mapped = value[0].as_u64().and_then(|frames| u16::try_from(frames).ok());
+    let mapped = mapped.filter(|frames| *frames <= BLOCK_FRAMES);
     match (mapped, value[1].as_u64()) {
         (Some(mapped_frames), Some(last_map_ns)) => {
             let last_age_ns = value[2].as_u64().unwrap_or_default();
@@ -226,10 +243,15 @@ fn reading(value: &Value) -> Result<BlockReading, String> {
 }
 
 fn slot(value: &Value) -> Result<SlotDescription, String> {
+    let (base, npages) = (number(value, "base_gfn")?, number(value, "npages")?);
+    let in_memory = base.checked_add(npages).is_some_and(|end| end <= END_OF_MEMORY);
+    if !(1..=MOST_FRAMES).contains(&npages) || !in_memory {
+        return Err(format!("no slot has {npages} frames from {base} on"));
+    }
     Ok(SlotDescription {
         id: i32::try_from(number(value, "id")?).map_err(|_| "id is too large")?,
-        base_gfn: Gfn::new(number(value, "base_gfn")?),
-        npages: number(value, "npages")?,
+        base_gfn: Gfn::new(base),
+        npages,
         userspace_addr: Hva::new(number(value, "hva")?),
         backing: "memfd".into(),
         readonly: false,

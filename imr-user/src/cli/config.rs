@@ -17,7 +17,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 pub use self::run::RunSection;
-pub use self::text::default_text;
+pub use self::text::{default_text, text_of};
 pub use self::top::TopSection;
 
 /// Longest file read, bytes: it is for people.

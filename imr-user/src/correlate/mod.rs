@@ -164,7 +164,60 @@ fn decode_cause(event: &Event) -> ResetCause {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn some_event() -> impl Strategy<Value = Event> {
+        let kinds = prop_oneof![0..6_u32, any::<u32>()];
+        (kinds, 0..4_u32, 0..4_u64, any::<[u64; 4]>(), 0..5_u64).prop_map(|(kind, vm, kvm, numbers, op)| {
+            let [time_ns, argument, cookie, generation] = numbers;
+            Event { kind, vm, time_ns, kvm, tgid: 9, tid: 10, args: [op, argument, cookie, generation, 0] }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_is_of_the_vm_at_its_index_and_address_or_of_none(
+            steps in proptest::collection::vec((some_event(), 0..4_u32, 0..4_u64, 0..12_u32), 0..60),
+        ) {
+            let mut correlator = Correlator::default();
+            let mut known: HashMap<u32, (u64, VmId)> = HashMap::new();
+            let mut unmatched = 0;
+            for (number, (event, index, kvm, change)) in (100..).zip(&steps) {
+                match change {
+                    0..3 => {
+                        correlator.register(*index, *kvm, VmId::new(number));
+                        known.insert(*index, (*kvm, VmId::new(number)));
+                    }
+                    3 => {
+                        correlator.unregister(*index);
+                        known.remove(index);
+                    }
+                    _ => {}
+                }
+                let here = known.get(&event.vm).copied();
+                let found = correlator.observe(event);
+                let is_here = here.is_some_and(|(kvm, _)| {
+                    kvm == event.kvm || (event.kind == EVENT_RESET && event.kvm == 0)
+                });
+                match found {
+                    Some(Observation::UnknownVm { kvm, pid }) => {
+                        prop_assert_eq!((event.kind, kvm, pid.get()), (EVENT_VM_SEEN, event.kvm, event.tgid));
+                    }
+                    Some(
+                        Observation::Called(vm, _) | Observation::SlotsChanged(vm) | Observation::Reset(vm, _),
+                    ) => prop_assert!(is_here && here.is_some_and(|(_, id)| id == vm)),
+                    None => {
+                        unmatched += 1;
+                        prop_assert!(!is_here || event.kind == 0 || event.kind > EVENT_RESET);
+                    }
+                }
+            }
+            let counted = correlator.unmatched();
+            prop_assert_eq!(counted.undecodable + counted.unattributed, unmatched);
+        }
+    }
 
     fn event(kind: u32, vm: u32, kvm: u64) -> Event {
         Event { kind, vm, time_ns: 5, kvm, tgid: 9, tid: 10, args: [OP_DOORBELL, 3, 0xc, 2, 0] }

@@ -171,6 +171,29 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_chain_in_any_order_is_read_in_its_order(
+            entries in proptest::collection::vec((0..1_u64 << 40, 0..=MAX_OFFER_ORDER), 1..=MAX_RANGES),
+            places in Just((0..MAX_RANGES as u32).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let mut bytes = Box::new([0xff; LIST_RECORD_SIZE as usize]);
+            for (number, (gfn, order)) in entries.iter().enumerate() {
+                let at = places[number] as usize * ENTRY_SIZE;
+                let next = if number + 1 == entries.len() { LIST_END } else { places[number + 1] };
+                bytes[at..at + 8].copy_from_slice(&(gfn * FRAME_SIZE).to_le_bytes());
+                bytes[at + 8..at + 12].copy_from_slice(&order.to_le_bytes());
+                bytes[at + 12..at + 16].copy_from_slice(&next.to_le_bytes());
+            }
+            let count = u32::try_from(entries.len()).unwrap();
+            let expected: Vec<OfferedRange> = entries
+                .iter()
+                .map(|(gfn, order)| OfferedRange { base_gfn: Gfn::new(*gfn), npages: 1 << order })
+                .collect();
+            prop_assert_eq!(parse(&bytes, places[0], count), Ok(expected));
+            prop_assert!(parse(&bytes, places[0], count + 1).is_err());
+            prop_assert!(parse(&bytes, places[0], count - 1).is_err());
+        }
+
+        #[test]
         fn any_bytes_end_in_a_bounded_answer(
             bytes in proptest::collection::vec(any::<u8>(), LIST_RECORD_SIZE as usize),
             head: u32,

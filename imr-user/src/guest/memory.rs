@@ -148,3 +148,44 @@ fn failed(operation: &'static str, start: Gpa, len: u64, source: io::Error) -> M
         _ => MemoryError::Io { operation, start, len, source },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0..12_u64, 0..0xa000_u64, any::<u64>(), (0..16_u64).prop_map(|less| u64::MAX - less)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_of_frames_has_addresses_or_is_none(gfn in number(), npages in number(), hva in number()) {
+            let [start, len] = [gfn, npages].map(|frames| u128::from(frames) * u128::from(FRAME_SIZE));
+            let end = (start + len).max(u128::from(hva) + len);
+            prop_assert_eq!(RamRange::from_frames(gfn, npages, hva).is_some(), end <= u128::from(u64::MAX));
+        }
+
+        #[test]
+        fn only_what_is_completely_inside_a_slot_has_an_address(
+            slots in proptest::collection::vec((0..8_u64, 0..4_u64, 0..8_u64), 0..4),
+            start in number(),
+            len in number(),
+        ) {
+            let ranges = slots.iter().filter_map(|(gfn, npages, at)| {
+                RamRange::from_frames(*gfn, *npages, at * FRAME_SIZE)
+            });
+            let memory = GuestMemory::new(tempfile::tempfile().unwrap(), ranges.collect());
+            let inside = |(gfn, npages, _): &(u64, u64, u64)| {
+                let end = u128::from(start) + u128::from(len);
+                start >= gfn * FRAME_SIZE && end <= u128::from((gfn + npages) * FRAME_SIZE)
+            };
+            let found = memory.hva(Gpa::new(start), len).ok().map(Hva::get);
+            let first = slots.iter().find(|slot| inside(slot));
+            let expected = first.map(|(gfn, _, at)| at * FRAME_SIZE + (start - gfn * FRAME_SIZE));
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(memory.is_ram(Gpa::new(start), len), expected.is_some());
+        }
+    }
+}

@@ -310,3 +310,6 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     value.copy_from_slice(&bytes[offset..offset + 4]);
     u32::from_le_bytes(value)
 }
+
+#[cfg(test)]
+mod tests;

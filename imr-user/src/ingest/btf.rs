@@ -15,6 +15,9 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const KVM: &str = "/sys/kernel/btf/kvm";
 /// Typedefs and qualifiers on the way to a type; more is not BTF of any kernel.
 const MAX_CHAIN: usize = 32;
+/// Members that are looked at for one field, those of anonymous members included; the largest structs of a kernel have
+/// some hundred. Anonymous members that hold each other would be looked at for ever.
+const MAX_MEMBERS: usize = 1 << 16;
 /// Bytes of a pointer in the kernels this runs on.
 const POINTER_BYTES: usize = size_of::<u64>();
 
@@ -139,11 +142,14 @@ impl KernelBtf {
             let (Type::Struct(container) | Type::Union(container)) = &current else {
                 return Err(format!("{path}: {name} is looked for in something that is no struct"));
             };
-            let (bits, found) =
-                self.member(container, name, 0).ok_or_else(|| format!("{path}: no field {name} in BTF"))?;
+            let mut left = MAX_MEMBERS;
+            let (bits, found) = self
+                .member(container, name, 0, &mut left)
+                .ok_or_else(|| format!("{path}: no field {name} in BTF"))?;
             if bits % 8 != 0 {
                 return Err(format!("{path}: {name} is a bit field"));
             }
+            // At most 2^29 for each name, and paths are short.
             offset += bits / 8;
             current = found;
         }
@@ -151,7 +157,8 @@ impl KernelBtf {
     }
 
     /// Bit offset and type of a member, looked for in anonymous members, too.
-    fn member(&self, container: &Struct, name: &str, depth: usize) -> Option<(u32, Type)> {
+    fn member(&self, container: &Struct, name: &str, depth: usize, left: &mut usize) -> Option<(u32, Type)> {
+        *left = left.checked_sub(container.members.len())?;
         if depth > MAX_CHAIN {
             return None;
         }
@@ -165,9 +172,9 @@ impl KernelBtf {
             }
             let inner = self.btf.resolve_chained_type(member).ok().and_then(|inner| self.strip(inner));
             if let Some(Type::Struct(inner) | Type::Union(inner)) = inner
-                && let Some((bits, found)) = self.member(&inner, name, depth + 1)
+                && let Some((bits, found)) = self.member(&inner, name, depth + 1, left)
             {
-                return Some((member.bit_offset() + bits, found));
+                return Some((member.bit_offset().checked_add(bits)?, found));
             }
         }
         None

@@ -134,13 +134,19 @@ pub fn walk(probes: &mut Probes, files: &[(Pid, u32)]) -> Result<Vec<VmFacts>, I
 }
 
 /// What the walk said of one file.
-enum Reading {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// The VM and all its slots.
     Stable(VmFacts),
+    /// The slots of this process' file changed during the walk.
     Changed(Pid, u32),
 }
 
 /// The walk's records: slots of a VM, then its end record, then the next VM.
-fn decode(bytes: &[u8]) -> Result<Vec<Reading>, IngestError> {
+///
+/// # Errors
+/// [`IngestError::Format`] where they are cut short, [`IngestError::TooManySlots`].
+pub fn decode(bytes: &[u8]) -> Result<Vec<Reading>, IngestError> {
     let bad = |what: String| IngestError::Format { path: "iter/task_file".into(), what };
     if !bytes.len().is_multiple_of(size_of::<SlotFact>()) {
         return Err(bad(format!("{} bytes are no whole number of records", bytes.len())));
@@ -208,6 +214,8 @@ fn decode_fact(bytes: &[u8]) -> Option<SlotFact> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn encode(facts: &[SlotFact]) -> Vec<u8> {
@@ -256,6 +264,37 @@ mod tests {
         assert!(matches!(readings.as_slice(), [Reading::Changed(..), Reading::Stable(..)]));
         let readings = decode(&encode(&[slot(0, 0, 4), end(4, 2)])).unwrap();
         assert!(matches!(readings.as_slice(), [Reading::Changed(..)]));
+    }
+
+    proptest! {
+        #[test]
+        fn each_vm_has_its_own_slots_and_all_of_them(
+            vms in proptest::collection::vec(proptest::collection::vec((any::<u64>(), 0..4_u64), 0..5), 0..4),
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut facts = Vec::new();
+            for (kvm, slots) in (1..).zip(&vms) {
+                for (id, (base_gfn, npages)) in (0..).zip(slots) {
+                    facts.push(SlotFact { kvm, npages: *npages, ..slot(id, *base_gfn, 3) });
+                }
+                facts.push(SlotFact { kvm, ..end(3, slots.len() as u64) });
+            }
+            let mut bytes = encode(&facts);
+            let readings = decode(&bytes).unwrap();
+            prop_assert_eq!(readings.len(), vms.len());
+            for ((kvm, slots), reading) in (1..).zip(&vms).zip(&readings) {
+                let Reading::Stable(found) = reading else { panic!("{reading:?}") };
+                let mut expected: Vec<(u64, u64)> = slots.iter().copied().filter(|slot| slot.1 > 0).collect();
+                expected.sort_by_key(|slot| slot.0);
+                let told: Vec<_> = found.slots.iter().map(|slot| (slot.base_gfn, slot.npages)).collect();
+                prop_assert_eq!((found.kvm, told), (kvm, expected));
+            }
+            // Whatever comes behind: an error, or what was there and more.
+            bytes.extend(noise);
+            if let Ok(more) = decode(&bytes) {
+                prop_assert_eq!(&more[..readings.len()], &readings[..]);
+            }
+        }
     }
 
     #[test]

@@ -96,8 +96,9 @@ impl Events {
     }
 }
 
-/// One record. The layout is [`Event`]'s; both sides run on one machine.
-fn decode(bytes: &[u8]) -> Option<Event> {
+/// One record; `None` when its length is not an event's. The layout is [`Event`]'s; both sides run on one machine.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Event> {
     if bytes.len() != size_of::<Event>() {
         return None;
     }
@@ -130,7 +131,24 @@ impl Log for StandardError {
 mod tests {
     use std::mem::offset_of;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bit_of_an_event_is_lost(words in any::<[u64; 9]>(), cut in 1..size_of::<Event>()) {
+            let bytes = words.map(u64::to_ne_bytes).concat();
+            let event = decode(&bytes).unwrap();
+            let halves = |first: u32, second: u32| {
+                u64::from_ne_bytes([first.to_ne_bytes(), second.to_ne_bytes()].concat().try_into().unwrap())
+            };
+            let [a, b, c, d, e] = event.args;
+            let (kind, ids) = (halves(event.kind, event.vm), halves(event.tgid, event.tid));
+            prop_assert_eq!([kind, event.time_ns, event.kvm, ids, a, b, c, d, e], words);
+            prop_assert!(decode(&bytes[cut..]).is_none());
+        }
+    }
 
     #[test]
     fn decodes_what_the_struct_says() {

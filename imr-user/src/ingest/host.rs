@@ -79,15 +79,20 @@ fn read_pressure() -> Result<Option<f32>, IngestError> {
 }
 
 /// A field of /proc/meminfo, bytes.
-fn meminfo(text: &str, name: &str) -> Option<u64> {
+#[must_use]
+pub fn meminfo(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    kib.checked_mul(1024)
 }
 
-fn pressure_some_avg10(text: &str) -> Option<f32> {
+/// The share of the last ten seconds in which some task waited for memory, percent, by /proc/pressure/memory.
+#[must_use]
+pub fn pressure_some_avg10(text: &str) -> Option<f32> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    some.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
+    let percent: f32 = some.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
+    // "NaN" and "inf" are numbers, too.
+    (0.0..=100.0).contains(&percent).then_some(percent)
 }
 
 /// A number nobody can guess.
@@ -111,6 +116,7 @@ mod tests {
         assert_eq!(meminfo(text, "MemTotal"), Some(16 << 20));
         assert_eq!(meminfo(text, "MemAvail"), None);
         assert_eq!(meminfo(text, "HugePages_Total"), None);
+        assert_eq!(meminfo("MemTotal: 18446744073709551615 kB\n", "MemTotal"), None);
     }
 
     #[test]
@@ -118,6 +124,9 @@ mod tests {
         let text = "some avg10=1.25 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=3\n";
         assert_eq!(pressure_some_avg10(text), Some(1.25));
         assert_eq!(pressure_some_avg10(""), None);
+        for nonsense in ["NaN", "inf", "-1", "101"] {
+            assert_eq!(pressure_some_avg10(&format!("some avg10={nonsense} total=0\n")), None);
+        }
     }
 
     #[test]

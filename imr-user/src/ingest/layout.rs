@@ -12,15 +12,17 @@ const WORDS: usize = size_of::<KernelLayout>() / size_of::<u32>();
 
 /// What was found, and what was not.
 #[derive(Debug, Clone)]
-pub(super) struct Layout {
-    pub(super) kernel: KernelLayout,
+pub struct Layout {
+    /// The words; [`NO_OFFSET`] for what was not found.
+    pub kernel: KernelLayout,
     /// `struct.field` or tracepoint, and why it is not known.
     missing: Vec<(&'static str, String)>,
 }
 
 impl Layout {
     /// Asks BTF for everything.
-    pub(super) fn read(btf: &KernelBtf) -> Self {
+    #[must_use]
+    pub fn read(btf: &KernelBtf) -> Self {
         let mut missing = Vec::new();
         let mut offset = |path: &'static str| {
             btf.offset(path).unwrap_or_else(|why| {
@@ -71,7 +73,7 @@ impl Layout {
     ///
     /// # Errors
     /// The reasons of those that were not.
-    pub(super) fn require(&self, names: &[&str]) -> Result<(), String> {
+    pub fn require(&self, names: &[&str]) -> Result<(), String> {
         let reasons: Vec<&str> = self
             .missing
             .iter()

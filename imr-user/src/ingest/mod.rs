@@ -8,14 +8,15 @@ pub mod discovery;
 mod error;
 pub mod events;
 pub mod host;
-mod layout;
+pub mod layout;
 pub mod loader;
 mod privilege;
 mod probe_list;
+pub mod process_text;
 pub mod psi;
 pub mod registry;
 pub mod residency;
-mod smaps;
+pub mod smaps;
 pub mod tables;
 pub mod vmm;
 

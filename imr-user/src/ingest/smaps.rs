@@ -7,30 +7,36 @@ use crate::model::ids::FRAME_SIZE;
 
 /// One VMA.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Vma {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) shared: bool,
-    pub(super) writable: bool,
+pub struct Vma {
+    /// First byte.
+    pub start: u64,
+    /// The byte after the last.
+    pub end: u64,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// The process may write to it.
+    pub writable: bool,
     /// Offset of `start` in the file.
-    pub(super) offset: u64,
+    pub offset: u64,
     /// Zero: no file.
-    pub(super) inode: u64,
+    pub inode: u64,
     /// As the kernel shows it; empty without one.
-    pub(super) path: String,
+    pub path: String,
     /// KernelPageSize, bytes.
-    pub(super) page_size: u64,
-    pub(super) flags: VmaFlags,
+    pub page_size: u64,
+    /// VmFlags, those that matter here.
+    pub flags: VmaFlags,
 }
 
 /// All VMAs of the text.
 ///
 /// # Errors
 /// The line that makes no sense.
-pub(super) fn parse(text: &str) -> Result<Vec<Vma>, String> {
+pub fn parse(text: &str) -> Result<Vec<Vma>, String> {
     let mut vmas: Vec<Vma> = Vec::new();
     let mut huge = false;
-    for line in text.lines() {
+    // Not lines(): a file's name may end with a carriage return.
+    for line in text.split_terminator('\n') {
         let (head, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         if !head.ends_with(':') {
             vmas.push(parse_header(line).ok_or_else(|| format!("not a VMA: {line:?}"))?);
@@ -41,7 +47,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Vma>, String> {
         match head {
             "KernelPageSize:" => {
                 let kib = rest.trim().strip_suffix("kB").and_then(|number| number.trim().parse::<u64>().ok());
-                vma.page_size = kib.ok_or_else(|| format!("not a size: {line:?}"))? * 1024;
+                let bytes = kib.and_then(|kib| kib.checked_mul(1024));
+                let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && *bytes >= FRAME_SIZE);
+                vma.page_size = bytes.ok_or_else(|| format!("not a page size: {line:?}"))?;
             }
             // Of tmpfs as of anonymous memory (fs/proc/task_mmu.c, show_smap). What is there now may be older than the
             // setting that would allow it.
@@ -70,9 +78,12 @@ fn parse_header(line: &str) -> Option<Vma> {
     let offset = u64::from_str_radix(next(), 16).ok()?;
     let _device = next();
     let inode = next().parse().ok()?;
+    let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+    // So that no later sum of the three can overflow.
+    offset.checked_add(end.checked_sub(start).filter(|length| *length > 0)?)?;
     Some(Vma {
-        start: u64::from_str_radix(start, 16).ok()?,
-        end: u64::from_str_radix(end, 16).ok()?,
+        start,
+        end,
         writable: *permissions.get(1)? == b'w',
         shared: *permissions.get(3)? == b's',
         offset,
@@ -137,11 +148,22 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
     fn a_path_with_a_colon_is_no_field() {
         let vmas = parse("1000-2000 rw-s 00000000 00:01 7 /dev/shm/a: b\n").unwrap();
         assert_eq!(vmas[0].path, "/dev/shm/a: b");
+        let vmas = parse("1000-2000 rw-s 00000000 00:01 7 /dev/shm/a\r\n").unwrap();
+        assert_eq!(vmas[0].path, "/dev/shm/a\r");
     }
 
     #[test]
     fn nonsense_is_named() {
         assert!(parse("hello world\n").unwrap_err().contains("hello"));
         assert!(parse("Size: 4 kB\n").unwrap_err().contains("before any"));
+        for header in
+            ["2000-1000 rw-s 0 00:01 7", "1000-1000 rw-s 0 00:01 7", "0-2 rw-s ffffffffffffffff 00:01 7"]
+        {
+            assert!(parse(header).unwrap_err().contains("not a VMA"), "{header}");
+        }
+        for size in ["18446744073709551615", "3", "5", "0"] {
+            let text = format!("1000-2000 rw-s 0 00:01 7\nKernelPageSize: {size} kB\n");
+            assert!(parse(&text).unwrap_err().contains("page size"), "{text}");
+        }
     }
 }

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::str::FromStr;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Dir, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
@@ -17,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::IngestError;
 use super::discovery::{FoundSlot, KVM_VM_LINK};
+use super::process_text;
 use super::smaps::{self, Vma};
 use crate::model::backing::{BackingKind, Segment, VmaFlags};
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, Pid};
@@ -27,8 +27,6 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 /// Readings of smaps after which mappings that change all the time are left for the next event.
 const SMAPS_ATTEMPTS: u32 = 8;
-/// Field of /proc/PID/stat, counted after the name: starttime (proc(5), field 22).
-const STARTTIME_AFTER_NAME: usize = 19;
 
 /// A VMM process.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ impl Vmm {
         if vmm.has_exited() {
             return Err(IngestError::VmmGone { pid });
         }
-        vmm.name = printable(&vmm.read_name()?);
+        vmm.name = vmm.read_name()?;
         vmm.start_ticks = vmm.read_start_ticks()?;
         Ok(vmm)
     }
@@ -126,7 +124,7 @@ impl Vmm {
     /// [`IngestError::VmmGone`]; smaps cannot be read or understood.
     pub fn segments(&self, slots: &[FoundSlot]) -> Result<Vec<Vec<Segment>>, IngestError> {
         let vmas = self.read_vmas()?;
-        let pinned = has_pinned_memory(&self.read_text("status")?);
+        let pinned = process_text::has_pinned_memory(&self.read_text("status")?);
         slots.iter().map(|slot| self.segments_of(slot, &vmas, pinned)).collect()
     }
 
@@ -237,15 +235,14 @@ impl Vmm {
         if let Ok(text) = self.read_text("ksm_merging_pages") {
             return text.trim().parse().ok();
         }
-        self.read_text("ksm_stat").ok().and_then(|text| field(&text, "ksm_merging_pages "))
+        self.read_text("ksm_stat").ok().and_then(|text| process_text::field(&text, "ksm_merging_pages "))
     }
 
     /// Its private memory that is swapped out, bytes; pages of shared files are not among it. `None` where
     /// /proc/PID/status cannot be read.
     #[must_use]
     pub fn swap_bytes(&self) -> Option<u64> {
-        let status = self.read_text("status").ok()?;
-        field::<u64>(&status, "VmSwap:").map(|kib| kib * 1024)
+        process_text::swap_bytes(&self.read_text("status").ok()?)
     }
 
     /// /proc/PID/pagemap, for reading.
@@ -254,24 +251,14 @@ impl Vmm {
     }
 
     fn read_name(&self) -> Result<String, IngestError> {
-        let command = self.read_bytes("cmdline")?;
-        let mut arguments = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        while let Some(argument) = arguments.next() {
-            if (argument == "-name" || argument == "--name")
-                && let Some(name) = arguments.next().and_then(|value| qemu_name(&value))
-            {
-                return Ok(name);
-            }
+        match process_text::guest_name(&self.read_bytes("cmdline")?) {
+            Some(name) => Ok(name),
+            None => Ok(process_text::printable(self.read_text("comm")?.trim_end())),
         }
-        Ok(self.read_text("comm")?.trim_end().to_owned())
     }
 
     fn read_start_ticks(&self) -> Result<u64, IngestError> {
-        let stat = self.read_text("stat")?;
-        // The name is in parentheses and may hold anything, parentheses included.
-        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = after_name.split(' ').nth(STARTTIME_AFTER_NAME).and_then(|field| field.parse().ok());
-        ticks.ok_or_else(|| IngestError::Format {
+        process_text::start_ticks(&self.read_text("stat")?).ok_or_else(|| IngestError::Format {
             path: self.path("stat").into(),
             what: "no starttime".into(),
         })
@@ -330,64 +317,9 @@ fn failure(pid: Pid, operation: &'static str, path: &str, error: Errno) -> Inges
     }
 }
 
-/// The number after `name` at the beginning of a line.
-fn field<T: FromStr>(text: &str, name: &str) -> Option<T> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-    rest.split_whitespace().next()?.parse().ok()
-}
-
-/// VmPin of /proc/PID/status (fs/proc/task_mmu.c, task_mem).
-fn has_pinned_memory(status: &str) -> bool {
-    let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
-    pinned.and_then(|rest| rest.trim().strip_suffix("kB")).is_some_and(|kib| kib.trim() != "0")
-}
-
-/// The name with what a terminal might obey replaced, at most 64 characters.
-fn printable(name: &str) -> String {
-    name.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// The guest's name in the value of `-name`: `NAME`, `NAME,opt=...` or `guest=NAME,opt=...`.
-fn qemu_name(value: &str) -> Option<String> {
-    // A comma in the name is written as two (QEMU's util/qemu-option.c).
-    let escaped = value.replace(",,", "\u{1}");
-    let parts: Vec<&str> = escaped.split(',').collect();
-    let guest = parts.iter().find_map(|part| part.strip_prefix("guest="));
-    let name = guest.or_else(|| parts.first().copied().filter(|first| !first.contains('=')))?;
-    (!name.is_empty()).then(|| name.replace('\u{1}', ","))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn qemu_names_in_all_forms() {
-        assert_eq!(qemu_name("web1").as_deref(), Some("web1"));
-        assert_eq!(qemu_name("web1,process=q").as_deref(), Some("web1"));
-        assert_eq!(qemu_name("guest=web1,debug-threads=on").as_deref(), Some("web1"));
-        assert_eq!(qemu_name("debug-threads=on,guest=web1").as_deref(), Some("web1"));
-        assert_eq!(qemu_name("guest=web,,2,debug-threads=on").as_deref(), Some("web,2"));
-        assert_eq!(printable("a\u{1b}[2Jb"), "a?[2Jb");
-        assert_eq!(qemu_name("debug-threads=on"), None);
-        assert_eq!(qemu_name(""), None);
-    }
-
-    #[test]
-    fn pinned_memory_shows_in_status() {
-        assert!(has_pinned_memory("VmLck:\t 0 kB\nVmPin:\t      12 kB\n"));
-        assert!(!has_pinned_memory("VmLck:\t 8 kB\nVmPin:\t       0 kB\n"));
-        assert!(!has_pinned_memory(""));
-    }
-
-    #[test]
-    fn numbers_are_found_by_the_name_of_their_line() {
-        let text = "ksm_rmap_items 7\nksm_merging_pages 12\nVmSwap:\t     40 kB\n";
-        assert_eq!(field(text, "ksm_merging_pages "), Some(12_u64));
-        assert_eq!(field(text, "VmSwap:"), Some(40_u64));
-        assert_eq!(field::<u64>(text, "merging_pages"), None);
-        assert_eq!(field::<u64>("VmSwap: many kB", "VmSwap:"), None);
-    }
 
     #[test]
     fn this_process_has_no_swap_and_nothing_merged() {

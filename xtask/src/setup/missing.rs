@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Need, kernels, toolchain};
+use super::{Need, fuzzer, kernels, toolchain};
 use crate::kernel::KernelLine;
 use crate::process;
 
@@ -33,6 +33,8 @@ pub(crate) enum Remedy {
     Backport(&'static str),
     /// Debian's rustc with its library's source, the LLVM it was built with, and bpf-linker.
     EbpfToolchain,
+    /// The program cargo-fuzz, installed by cargo.
+    CargoFuzz,
     /// The headers of one kernel line.
     Headers(KernelLine),
     /// The image of one kernel line, unpacked into the cache.
@@ -85,6 +87,7 @@ fn of(need: Need) -> Vec<Missing> {
         Need::Ebpf => ebpf(),
         Need::Kmod => kmod(),
         Need::Testbed => testbed(),
+        Need::Fuzz => fuzz(),
     }
 }
 
@@ -126,6 +129,19 @@ fn kmod() -> Vec<Missing> {
                 remedy: Remedy::Headers(line),
             });
         }
+    }
+    list
+}
+
+fn fuzz() -> Vec<Missing> {
+    // libFuzzer is C++, and comes as source.
+    let mut list = programs(&[("c++", "g++", "building libFuzzer")]);
+    if fuzzer::find().is_none() {
+        list.push(Missing {
+            what: "cargo-fuzz".to_owned(),
+            purpose: "building the fuzz targets",
+            remedy: Remedy::CargoFuzz,
+        });
     }
     list
 }

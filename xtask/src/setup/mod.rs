@@ -5,6 +5,7 @@
 
 mod apt;
 mod apt_sources;
+mod fuzzer;
 mod kernels;
 mod missing;
 mod toolchain;
@@ -18,6 +19,7 @@ use crate::kernel::KernelLine;
 use apt::{Apt, BACKPORTS, NotRoot};
 use missing::{Missing, Remedy};
 
+pub(crate) use fuzzer::{find as cargo_fuzz, has_address_sanitizer};
 pub(crate) use kernels::{KernelFiles, headers};
 pub(crate) use missing::MissingPrerequisite;
 pub(crate) use toolchain::{EbpfToolchain, find as ebpf_toolchains, keep_toolchain};
@@ -31,11 +33,13 @@ pub(crate) enum Need {
     Kmod,
     /// Run the nested testbed.
     Testbed,
+    /// Build the fuzz targets.
+    Fuzz,
 }
 
 impl Need {
     /// Everything.
-    const ALL: [Self; 3] = [Self::Ebpf, Self::Kmod, Self::Testbed];
+    const ALL: [Self; 4] = [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz];
 }
 
 /// Arguments of `cargo xtask setup`.
@@ -122,6 +126,9 @@ fn install(list: &[Missing]) -> Result<()> {
     }
     if has(&Remedy::EbpfToolchain) {
         toolchain::install(&mut apt)?;
+    }
+    if has(&Remedy::CargoFuzz) {
+        fuzzer::install()?;
     }
     for line in KernelLine::ALL {
         let with_image = has(&Remedy::Image(line));

@@ -51,7 +51,7 @@ fn arguments(ring: Ring) -> &'static [&'static [&'static str]] {
         Ring::Abi => &[&["--package", "imr-tests", "--test", "abi"]],
         Ring::Replay => &[&["--package", "imr-tests", "--test", "replay"]],
         Ring::Privileged => &[&["--package", "imr-tests", "--test", "privileged"]],
-        Ring::Vm => &[],
+        Ring::Fuzz | Ring::Vm => &[],
     }
 }
 

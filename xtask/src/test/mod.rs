@@ -4,11 +4,13 @@
 //! Must not let a skip pass unseen: each prints its reason and is counted, and in CI it is a failure.
 
 mod cargo_ring;
+mod fuzz;
 mod scenarios;
 mod tally;
 mod vm;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -27,12 +29,14 @@ pub(crate) enum Ring {
     Replay,
     /// The real programs on this machine's kernel, as root
     Privileged,
+    /// What reads others' bytes, fed with anything, a minute each
+    Fuzz,
     /// Real guests on a real KVM host, in the nested testbed
     Vm,
 }
 
 impl Ring {
-    const ALL: [Self; 5] = [Self::Unit, Self::Abi, Self::Replay, Self::Privileged, Self::Vm];
+    const ALL: [Self; 6] = [Self::Unit, Self::Abi, Self::Replay, Self::Privileged, Self::Fuzz, Self::Vm];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -41,6 +45,7 @@ impl Ring {
             Self::Abi => "abi",
             Self::Replay => "replay",
             Self::Privileged => "privileged",
+            Self::Fuzz => "fuzz",
             Self::Vm => "vm",
         }
     }
@@ -55,6 +60,20 @@ pub(crate) struct Args {
     /// Only tests whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Ring fuzz: how long each target runs [default: 60]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: Option<u64>,
+    /// The same in minutes
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1440))]
+    minutes: Option<u64>,
+}
+
+impl Args {
+    /// How long each fuzz target runs.
+    fn fuzz_time(&self) -> Duration {
+        let seconds = self.seconds.or(self.minutes.map(|minutes| minutes * 60));
+        seconds.map_or(fuzz::DEFAULT_TIME, Duration::from_secs)
+    }
 }
 
 /// Runs `cargo xtask test`.
@@ -69,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for ring in rings {
         println!("== {}", ring.as_str());
         let mut tally = match ring {
+            Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
             Ring::Vm => vm::run(filter)?,
             other => cargo_ring::run(*other, filter)?,
         };

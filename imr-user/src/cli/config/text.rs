@@ -1,23 +1,28 @@
 //! The default configuration as a documented file, made from the same tables that files are checked against.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::run::POLICIES;
 use super::top::{COLORS, FOUND, PALETTES, SYMBOLS};
-use super::{RunSection, TopSection};
+use super::{FileConfig, RunSection, TopSection};
 use crate::cli::size;
 use crate::view::columns::COLUMNS;
-use crate::view::format;
 use crate::view::tabs::View;
 use crate::view::verb::VERBS;
 
 /// Every value as it is built in, with what it means. Reading it back changes nothing.
 #[must_use]
 pub fn default_text() -> String {
+    text_of(&FileConfig::default())
+}
+
+/// The configuration as a file. Reading it back gives the same configuration.
+#[must_use]
+pub fn text_of(config: &FileConfig) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ =
-        write_run(&mut out, &RunSection::default()).and_then(|()| write(&mut out, &TopSection::default()));
+    let _ = write_run(&mut out, &config.run).and_then(|()| write(&mut out, &config.top));
     out
 }
 
@@ -66,14 +71,14 @@ fn write_run(out: &mut String, run: &RunSection) -> std::fmt::Result {
     )?;
     writeln!(out, "# for so long the first time, and twice as long each time soon after, up to 16 times.")?;
     writeln!(out, "regret_limit = \"{}\"", size::write_percent(pressure.regret_limit))?;
-    writeln!(out, "regret_within = \"{}\"", format::delay(pressure.regret_within))?;
-    writeln!(out, "left_alone = \"{}\"\n", format::delay(pressure.left_alone))
+    writeln!(out, "regret_within = \"{}\"", delay(pressure.regret_within))?;
+    writeln!(out, "left_alone = \"{}\"\n", delay(pressure.left_alone))
 }
 
 fn write(out: &mut String, top: &TopSection) -> std::fmt::Result {
     out.push_str("[top]\n");
     writeln!(out, "# Time between two samples, from 100ms to 60m.")?;
-    writeln!(out, "delay = \"{}\"\n", format::delay(top.delay))?;
+    writeln!(out, "delay = \"{}\"\n", delay(top.delay))?;
     writeln!(
         out,
         "# Columns of the table of VMs, from left to right. Where the screen is too narrow, some leave."
@@ -119,6 +124,16 @@ fn write(out: &mut String, top: &TopSection) -> std::fmt::Result {
         writeln!(out, "{} = [{}]", entry.name, keys.join(", "))?;
     }
     Ok(())
+}
+
+/// To the nanosecond: what people see elsewhere is rounded.
+fn delay(value: Duration) -> String {
+    let (ms, ns) = (value.as_millis(), value.subsec_nanos() % 1_000_000);
+    match (ms % 1000, ns) {
+        (0, 0) => format!("{}s", value.as_secs()),
+        (_, 0) => format!("{ms}ms"),
+        (_, ns) => format!("{ms}.{ns:06}ms"),
+    }
 }
 
 fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {

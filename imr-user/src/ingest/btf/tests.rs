@@ -135,6 +135,28 @@ fn a_layout_says_what_it_lacks() {
 }
 
 #[test]
+fn anonymous_members_that_hold_each_other_end_the_search() {
+    // Each of its members is the struct itself: without a limit, 16 to the power of the depth are looked at.
+    let mut w = Writer::default();
+    let members: Vec<(&str, u32, u32)> = (0..16).map(|byte| ("", 1, byte)).collect();
+    assert_eq!(w.container(KIND_STRUCT, "kvm", 16, &members), 1);
+    let btf = KernelBtf::parse(&w.finish(), None).unwrap();
+    assert!(btf.offset("kvm.memslots").unwrap_err().contains("no field memslots"));
+    assert!(btf.has_struct("kvm"));
+}
+
+#[test]
+fn offsets_that_leave_the_address_space_are_none() {
+    let mut w = Writer::default();
+    let long = w.add("long", KIND_INT, 0, 8, &[64]);
+    let far = u32::MAX / 8;
+    let inner = w.container(KIND_STRUCT, "", 8, &[("memslots", long, far)]);
+    w.container(KIND_STRUCT, "kvm", 8, &[("", inner, far)]);
+    let btf = KernelBtf::parse(&w.finish(), None).unwrap();
+    assert!(btf.offset("kvm.memslots").is_err());
+}
+
+#[test]
 fn what_is_no_btf_is_refused() {
     assert!(KernelBtf::parse(b"", None).is_err());
     assert!(KernelBtf::parse(&[0; 64], None).is_err());

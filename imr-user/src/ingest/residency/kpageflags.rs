@@ -110,7 +110,24 @@ fn runs<T>(sorted: &[(u64, T)]) -> impl Iterator<Item = &[(u64, T)]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_are_all_of_it_and_short(mut frames in proptest::collection::vec(prop_oneof![0..4000_u64, any::<u64>()], 0..400)) {
+            frames.sort_unstable();
+            let frames: Vec<(u64, ())> = frames.into_iter().map(|frame| (frame, ())).collect();
+            let mut joined = Vec::new();
+            for run in runs(&frames) {
+                prop_assert!(run[run.len() - 1].0 - run[0].0 < MAX_RUN);
+                prop_assert!(run.windows(2).all(|pair| pair[1].0 - pair[0].0 <= MAX_GAP));
+                joined.extend_from_slice(run);
+            }
+            prop_assert_eq!(joined, frames);
+        }
+    }
 
     #[test]
     fn near_frames_share_a_call() {

@@ -349,7 +349,73 @@ fn behind(word: u64) -> Behind {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::model::ids::Pid;
+
+    /// A pagemap that says what `words` say, from page `first` on.
+    fn saying(first: u64, words: &[u64]) -> Pagemap {
+        let vmm = Arc::new(Vmm::open(Pid::new(std::process::id())).unwrap());
+        let mut pagemap = Pagemap::open(&vmm).unwrap();
+        pagemap.file = tempfile::tempfile().unwrap();
+        pagemap.scans = false;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        pagemap.file.write_all_at(&bytes, first * WORD).unwrap();
+        pagemap
+    }
+
+    /// Any word that says by itself what the page is: the flags of no other machine's frames are asked for.
+    fn word() -> impl Strategy<Value = u64> {
+        any::<u64>().prop_map(|word| match word & PRESENT {
+            0 => word,
+            _ if word % 3 == 0 => word & !PFN & !EXCLUSIVE,
+            _ => word | EXCLUSIVE,
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_word_is_counted_once_and_in_its_block(
+            first in 0..1500_u64,
+            words in proptest::collection::vec(word(), 1..1500),
+        ) {
+            let piece = Piece::at(first, words.len() as u64);
+            let mut pagemap = saying(first, &words);
+            let (mut present, mut private) = (vec![Residency::default(); piece.blocks()], Vec::new());
+            private.clone_from(&present);
+            pagemap.count_present(&piece, &mut present).unwrap();
+            pagemap.count_private(&piece, true, &mut private).unwrap();
+            let mut expected = vec![Residency::default(); piece.blocks()];
+            let mut hidden = 0;
+            for (page, word) in (first..).zip(&words) {
+                let block = &mut expected[usize::try_from(page / 512 - first / 512).unwrap()];
+                match behind(*word) {
+                    Behind::Nothing => {}
+                    Behind::Swap => block.swapped += 1,
+                    Behind::Memory => block.resident += 1,
+                    Behind::Hidden => {
+                        block.resident += 1;
+                        hidden += 1;
+                    }
+                    Behind::Page(_) => prop_assert!(false, "{word:#x} asks for flags"),
+                }
+            }
+            prop_assert_eq!(private, expected);
+            prop_assert_eq!(pagemap.undecided_frames(), hidden);
+            let mapped: u64 = present.iter().map(|block| u64::from(block.resident)).sum();
+            prop_assert_eq!(mapped, words.iter().filter(|word| **word & PRESENT != 0).count() as u64);
+        }
+    }
+
+    #[test]
+    fn an_address_space_that_ends_early_is_a_vmm_that_is_gone() {
+        let piece = Piece::at(0, 600);
+        let mut counts = vec![Residency::default(); piece.blocks()];
+        let error = saying(0, &[PRESENT; 599]).count_present(&piece, &mut counts).unwrap_err();
+        assert!(error.is_vmm_gone());
+    }
 
     #[test]
     fn words_are_told_apart() {

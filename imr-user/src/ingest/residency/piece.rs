@@ -102,3 +102,57 @@ pub(super) fn pieces(
         usize::try_from(block - first.get()).ok().map(|at| (at, piece))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::backing::{BackingKind, VmaFlags};
+    use crate::model::ids::{Gfn, Hva};
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_wanted_frames_each_once(
+            base in 0..2000_u64,
+            npages in 0..100_000_u64,
+            page in 0..1_u64 << 36,
+            first in 0..300_u64,
+            blocks in 0..300_usize,
+        ) {
+            let segment = Segment {
+                base_gfn: Gfn::new(base),
+                npages,
+                hva: Hva::new(page * FRAME_SIZE),
+                vma_start: Hva::new(0),
+                vma_end: Hva::new(0),
+                file_offset: 8 * FRAME_SIZE,
+                dev: 0,
+                inode: 0,
+                kind: BackingKind::Memfd,
+                shared: true,
+                writable: true,
+                page_size: FRAME_SIZE,
+                flags: VmaFlags::default(),
+            };
+            let wanted = first * FRAMES_PER_BLOCK..(first + blocks as u64) * FRAMES_PER_BLOCK;
+            let mut next = base.max(wanted.start);
+            for (at, piece) in pieces(&segment, BlockId::new(first), blocks) {
+                prop_assert!(piece.frames > 0 && piece.blocks() as u64 <= MAX_BLOCKS);
+                prop_assert_eq!(piece.first_page, page + next - base);
+                prop_assert_eq!(piece.file_offset, (8 + next - base) * FRAME_SIZE);
+                prop_assert_eq!(at as u64, next / FRAMES_PER_BLOCK - first);
+                prop_assert!(at + piece.blocks() <= blocks);
+                let mut counted = vec![0; piece.blocks()];
+                piece.split(0..piece.frames, |block, frames| counted[block] += u64::from(frames));
+                for (block, frames) in counted.iter().enumerate() {
+                    let expected = piece.frames_of(block..block + 1);
+                    prop_assert_eq!(*frames, expected.end - expected.start);
+                    prop_assert!((1..=FRAMES_PER_BLOCK).contains(frames));
+                }
+                next += piece.frames;
+            }
+            prop_assert_eq!(next.max(base.max(wanted.start)), (base + npages).min(wanted.end).max(base.max(wanted.start)));
+        }
+    }
+}
