@@ -12,6 +12,16 @@
 mod ctl;
 mod inject;
 mod psi;
+
+macro_rules! root_or_skip {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            return Verdict::Skipped("this needs root".to_owned());
+        }
+    };
+}
+
+mod pageout;
 mod residency;
 mod screen;
 
@@ -32,8 +42,8 @@ const NOBODY: u32 = 65534;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    if let Some(code) = inject::role() {
-        return code;
+    if let Some(ended) = inject::role().or_else(pageout::child) {
+        return ended;
     }
     imr_tests::ring::main(&[
         Test { name: "privileged::doctor_tells_and_does_not_fail", run: doctor },
@@ -63,6 +73,10 @@ fn main() -> ExitCode {
         Test { name: "privileged::inject_stopped_vmm_stays_stopped", run: inject::stopped_stays_stopped },
         Test { name: "privileged::inject_death_at_random_moments", run: inject::death::at_random_moments },
         Test { name: "privileged::inject_death_at_every_step", run: inject::death::at_every_step },
+        Test { name: "privileged::pageout_private", run: pageout::private },
+        Test { name: "privileged::pageout_shared", run: pageout::shared },
+        Test { name: "privileged::pageout_nothing_goes_out", run: pageout::nothing_goes_out },
+        Test { name: "privileged::pageout_locked_and_holes", run: pageout::locked_and_holes },
     ])
 }
 

@@ -23,28 +23,20 @@ use imr_user::model::ids::{BlockId, Pid};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-const FRAME: usize = 4096;
-const BLOCK: usize = 2 << 20;
+pub(super) const FRAME: usize = 4096;
+pub(super) const BLOCK: usize = 2 << 20;
 const KSM: &str = "/sys/kernel/mm/ksm";
 /// ksmd needs two scans to merge; 10 MiB take it well under a second.
 const LIMIT: Duration = Duration::from_secs(30);
 
-macro_rules! root_or_skip {
-    () => {
-        if !rustix::process::geteuid().is_root() {
-            return Verdict::Skipped("this needs root".to_owned());
-        }
-    };
-}
-
 /// Memory of this process, aligned to a block.
-struct Memory {
+pub(super) struct Memory {
     address: *mut u8,
     whole: (*mut core::ffi::c_void, usize),
 }
 
 impl Memory {
-    fn anonymous(bytes: usize) -> Self {
+    pub(super) fn anonymous(bytes: usize) -> Self {
         let length = bytes + BLOCK;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no MAP_FIXED: the kernel picks addresses that nobody uses.
@@ -63,7 +55,7 @@ impl Memory {
     }
 
     /// Aligned to a block, as `shared` need not be.
-    fn shared_aligned(file: &File, bytes: usize) -> Self {
+    pub(super) fn shared_aligned(file: &File, bytes: usize) -> Self {
         let memory = Self::anonymous(bytes);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::FIXED;
@@ -78,8 +70,20 @@ impl Memory {
         unsafe { madvise(at, bytes, advice) }.unwrap();
     }
 
+    /// Where it begins.
+    pub(super) fn address(&self) -> u64 {
+        self.address as u64
+    }
+
+    /// The number at the beginning of a frame.
+    pub(super) fn read(&self, frame: usize) -> u64 {
+        let at = self.address.wrapping_add(frame * FRAME).cast::<u64>();
+        // SAFETY: tests name frames of this mapping only, it may be read, and frames are aligned.
+        unsafe { at.read_volatile() }
+    }
+
     /// Writes a number to the beginning of a frame.
-    fn write(&self, frame: usize, number: u64) {
+    pub(super) fn write(&self, frame: usize, number: u64) {
         let at = self.address.wrapping_add(frame * FRAME).cast::<u64>();
         // SAFETY: tests name frames of this mapping only, it may be written, and frames are aligned.
         unsafe { at.write_volatile(number) };
@@ -123,7 +127,7 @@ fn huge() -> Residency {
     Residency { huge: true, ..block(512, 0, 0) }
 }
 
-fn memfd(flags: MemfdFlags, blocks: usize) -> rustix::io::Result<File> {
+pub(super) fn memfd(flags: MemfdFlags, blocks: usize) -> rustix::io::Result<File> {
     let file = File::from(memfd_create("imr-residency", MemfdFlags::CLOEXEC | flags)?);
     ftruncate(&file, (blocks * BLOCK) as u64)?;
     Ok(file)
@@ -338,10 +342,10 @@ impl Drop for Settings {
 }
 
 /// 64 MiB of swap for the time of a test.
-struct SwapFile(PathBuf);
+pub(super) struct SwapFile(PathBuf);
 
 impl SwapFile {
-    fn new() -> Result<Self, String> {
+    pub(super) fn new() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("imr-swap-{}", std::process::id()));
         let swap = Self(path);
         let made = fs::write(&swap.0, vec![0; 64 << 20]);

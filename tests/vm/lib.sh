@@ -202,6 +202,40 @@ ram_kib() {
         here && $1 == field { print $2; found = 1 } END { exit !found }' "/proc/$(guest pid "$1")/smaps"
 }
 
+# --- the host's idleness scans ---
+
+DAMON=/sys/kernel/mm/damon/admin/kdamonds
+
+# idle_scans N: DAMON looks five times a second at one page of each 2 MiB of the guest's RAM, and counts the regions that
+# it found untouched for 10 s.
+idle_scans() (
+    regions=$((GUEST_MEM / 2))
+    echo 1 >$DAMON/nr_kdamonds && cd $DAMON/0 && echo 1 >contexts/nr_contexts && cd contexts/0 || exit
+    echo fvaddr >operations
+    echo 200000 >monitoring_attrs/intervals/sample_us
+    echo 1000000 >monitoring_attrs/intervals/aggr_us
+    # With this many at least, none may grow beyond 2 MiB; above half of the most, none is split (mm/damon/core.c).
+    echo $((regions * 3 / 2)) >monitoring_attrs/nr_regions/max
+    echo $regions >monitoring_attrs/nr_regions/min
+    echo 1 >targets/nr_targets
+    guest pid "$1" >targets/0/pid_target
+    echo $regions >targets/0/regions/nr_regions
+    from=$(ram_vma "$1"); from=0x${from% *}; at=0
+    while [ $at -lt $regions ]; do
+        echo $((from + (at << 21))) >targets/0/regions/$at/start
+        at=$((at + 1))
+        echo $((from + (at << 21))) >targets/0/regions/$((at - 1))/end
+    done
+    echo 1 >schemes/nr_schemes
+    cd schemes/0 || exit
+    echo stat >action
+    echo $((1 << 40)) >access_pattern/sz/max
+    echo 0 >access_pattern/nr_accesses/max
+    echo 10 >access_pattern/age/min
+    echo 1000000000 >access_pattern/age/max
+    echo on >$DAMON/0/state
+)
+
 # --- imr-top ---
 
 # top_start [ARGS]: `imr-top --json` in the background; returns with its first sample.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::model::pageout::PageoutState;
 use crate::model::snapshot::{PolicyName, Snapshot};
 use crate::pipeline::{self, Allowed, Config};
 
@@ -21,6 +22,9 @@ pub struct VmsArgs {
     /// Show what would be used if nothing were taken, only said.
     #[arg(long)]
     dry_run: bool,
+    /// Say of each VM, too, whether its idle memory can be swapped out.
+    #[arg(long)]
+    pageout: bool,
 }
 
 const MIB: u64 = 1 << 20;
@@ -37,6 +41,7 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
             policy: PolicyName::Observe,
             allowed: Allowed { inject: args.inject, dry_run: args.dry_run },
             answer: false,
+            pageout: args.pageout,
             ..Config::default()
         })?;
         let snapshot =
@@ -70,6 +75,13 @@ fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
             vm.ram_bytes / MIB,
             vm.resident_bytes / MIB
         )?;
+        match &vm.pageout.state {
+            PageoutState::Off => {}
+            PageoutState::Ready => writeln!(out, "          pageout    idle memory can be swapped out")?,
+            PageoutState::Waiting { reason: guard, why } | PageoutState::Forbidden { guard, why } => {
+                writeln!(out, "          pageout    none ({guard}: {why})")?;
+            }
+        }
         for slot in &vm.slots {
             let writable = if slot.readonly { "ro" } else { "rw" };
             writeln!(

@@ -86,6 +86,12 @@ impl Vmm {
         self.proc_dir.as_fd()
     }
 
+    /// The process itself: what is done through it can never reach another one.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn has_exited(&self) -> bool {

@@ -40,6 +40,8 @@ pub enum DecisionKind {
     Reclaimed,
     /// An offer was valid and left as it was.
     Kept,
+    /// Idle memory was swapped out.
+    PagedOut,
     /// Something the guest said was not acceptable.
     Refused,
     /// An offer was given back untouched.

@@ -10,6 +10,7 @@ pub mod decision;
 pub mod ids;
 pub mod latency;
 pub mod life;
+pub mod pageout;
 pub mod regret;
 mod slot;
 pub mod snapshot;

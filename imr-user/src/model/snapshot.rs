@@ -11,6 +11,7 @@ use super::decision::Decision;
 use super::ids::{BlockId, Gfn, Hva, Pid, VmId};
 use super::latency::StageSummaries;
 use super::life::LifeStep;
+use super::pageout::Pageout;
 use super::regret::{HostPressure, VmPressure};
 use super::sums::CrossTable;
 
@@ -227,6 +228,8 @@ pub struct VmSnapshot {
     pub latency: StageSummaries,
     /// Whether its memory can be taken, or what forbids it.
     pub reclaim: ReclaimStatus,
+    /// Whether and how its idle memory is swapped out.
+    pub pageout: Pageout,
     /// Where events and page tables disagreed.
     pub drift: DriftCounters,
     /// Its slots.

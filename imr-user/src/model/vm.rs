@@ -7,6 +7,7 @@ use super::block::{GuestClaim, HostFact, Residency};
 use super::blocks::BlockMap;
 use super::ids::{BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use super::latency::Stages;
+use super::pageout::Pageout;
 use super::regret::{FreeHeld, Refaults, VmPressure};
 pub use super::slot::{BLOCK_BYTES, BlockReading};
 use super::slot::{Ledger, SlotBlocks};
@@ -59,6 +60,8 @@ pub struct VmModel {
     pub guest: GuestStatus,
     /// Whether its memory can be reclaimed.
     pub reclaim: ReclaimStatus,
+    /// How its idle memory is swapped out.
+    pub pageout: Pageout,
     /// Offers and how they ended.
     pub offers: OfferCounters,
     /// How long each stage of an offer took.
@@ -92,6 +95,7 @@ impl VmModel {
             policy,
             guest: GuestStatus::NoModule,
             reclaim: ReclaimStatus::Forbidden { guard: "starting".into(), why: "not looked at yet".into() },
+            pageout: Pageout::default(),
             offers: OfferCounters::default(),
             stages: Stages::default(),
             guest_free_bytes: 0,
@@ -178,6 +182,12 @@ impl VmModel {
     /// Blocks in each slot, by position; none in slots that are not followed.
     pub fn block_counts(&self) -> impl Iterator<Item = usize> + '_ {
         self.slots.iter().map(|slot| slot.states().len())
+    }
+
+    /// The states of the blocks of each slot, by position.
+    #[must_use]
+    pub fn block_maps(&self) -> Vec<BlockMap> {
+        self.slots.iter().map(|slot| BlockMap::clone(slot.states())).collect()
     }
 
     /// Number of the present slot layout; a reading that was begun under another one is of no use.
@@ -320,6 +330,7 @@ impl VmModel {
             offers: self.offers,
             latency: self.stages.summary(),
             reclaim: self.reclaim.clone(),
+            pageout: self.pageout.clone(),
             drift: self.drift,
             slots: self.slots.iter().map(snapshot_of).collect(),
         }

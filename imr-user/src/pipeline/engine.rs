@@ -7,6 +7,7 @@ mod asks;
 mod baselines;
 mod commands;
 mod follow;
+mod pageouts;
 mod pressure;
 
 use std::collections::{BTreeMap, HashSet};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use self::pageouts::Pageouts;
 use super::attach::AttachIds;
 use super::baseline::{self, Reading, Schedule};
 use super::command::Command;
@@ -82,6 +84,7 @@ pub(super) struct Engine {
     schedule: Schedule,
     readings_in: UnboundedSender<Reading>,
     readings: UnboundedReceiver<Reading>,
+    pageouts: Pageouts,
     ended_in: UnboundedSender<VmId>,
     ended: UnboundedReceiver<VmId>,
     out: Channels,
@@ -151,6 +154,7 @@ impl Engine {
             schedule: Schedule::default(),
             readings_in,
             readings,
+            pageouts: Pageouts::default(),
             ended_in,
             ended,
             out,
@@ -193,6 +197,8 @@ impl Engine {
         round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut feel = interval(pressure::INTERVAL);
         feel.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pageouts = interval(pageouts::INTERVAL);
+        pageouts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch: Vec<Event> = Vec::new();
         loop {
             let wait = self.wait_for_slice();
@@ -216,17 +222,20 @@ impl Engine {
                 Some(ask) = self.out.asks.recv() => self.ask(ask),
                 Some(vm) = self.ended.recv() => self.remove(vm),
                 Some(reading) = self.readings.recv() => self.take_reading(reading),
+                Some(turn) = self.pageouts.next() => self.take_turn(turn),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.read_next_slice(),
                 _ = slots.tick() => self.follow_slot_changes(),
                 _ = round.tick() => self.start_round(),
                 _ = feel.tick() => self.feel_pressure(),
                 () = self.host_watch.woken() => self.feel_pressure(),
+                _ = pageouts.tick(), if self.config.pageout => self.start_pageouts(),
                 _ = tick.tick() => {
                     self.events.flush_log();
                     self.publish();
                 }
             }
         }
+        self.end_pageouts().await;
         self.finish();
         Ok(())
     }
@@ -323,6 +332,7 @@ impl Engine {
         self.host.counters = self.counters();
         self.host.probes = self.probes.status();
         self.host.baseline = self.schedule.status(clock::monotonic_ns());
+        self.judge_pageouts();
         let now_ns = clock::monotonic_ns();
         for vm in self.vms.values_mut() {
             vm.sample(&self.tables, now_ns);
@@ -412,6 +422,7 @@ fn add_to_summary(summary: &mut Summary, vm: &FollowedVm) {
     summary.offered_bytes += snapshot.offered_bytes;
     summary.reclaimed_bytes += snapshot.reclaimed_bytes;
     summary.refaulted_bytes += snapshot.refaulted_bytes;
+    summary.paged_out_bytes += snapshot.pageout.counters.out_bytes;
     summary.claimed += offers.claimed;
     summary.done += offers.done;
     summary.revoked += offers.revoked;

@@ -13,6 +13,7 @@ mod doctor;
 mod engine;
 pub mod look;
 mod orders;
+pub mod pageout;
 mod pressure;
 mod pulse;
 pub mod record;

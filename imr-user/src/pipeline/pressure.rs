@@ -40,6 +40,11 @@ impl HostWatch {
         Ok((state, changed))
     }
 
+    /// Whether the host was short of memory when it was read last; not where nobody needs to know.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.state.as_ref().is_some_and(Pressure::is_pressed)
+    }
+
     /// Nobody needs to know any more.
     pub(super) fn rest(&mut self) {
         *self = Self::new();

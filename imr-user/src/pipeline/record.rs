@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::ids::{Pid, VmId};
+use crate::model::pageout::{PageoutCounters, PageoutState};
 use crate::model::snapshot::{EventCounters, PolicyName};
 
 /// A record and when and to whom it happened.
@@ -152,6 +153,14 @@ pub enum Happened {
         /// Why.
         why: String,
     },
+    /// Whether idle memory of the VM is swapped out has changed.
+    Pageout {
+        /// To this.
+        #[serde(flatten)]
+        state: PageoutState,
+    },
+    /// Idle memory was called cold or swapped out, or came back; since the last record of this kind.
+    PagedOut(PageoutCounters),
     /// Something that the guest said was not acceptable; nothing was done.
     Refused {
         /// Why.
@@ -177,6 +186,8 @@ pub struct Summary {
     pub reclaimed_bytes: u64,
     /// Bytes that refaulted.
     pub refaulted_bytes: u64,
+    /// Idle bytes that went to swap.
+    pub paged_out_bytes: u64,
     /// Offers claimed.
     pub claimed: u64,
     /// Offers finished.
@@ -257,6 +268,20 @@ impl fmt::Display for Happened {
                 Ok(())
             }
             Self::Abandoned { seq, why } => write!(f, "offer {seq} given back untouched: {why}"),
+            Self::Pageout { state } => match state {
+                PageoutState::Off => f.write_str("idle memory is not swapped out"),
+                PageoutState::Ready => f.write_str("idle memory goes to swap"),
+                PageoutState::Waiting { reason, why } => write!(f, "idle memory stays ({reason}): {why}"),
+                PageoutState::Forbidden { guard, why } => write!(f, "idle memory stays ({guard}): {why}"),
+            },
+            Self::PagedOut(told) => write!(
+                f,
+                "idle memory: {} MiB called cold, {} of {} MiB swapped out, {} MiB touched again",
+                told.cold_bytes / MIB,
+                told.out_bytes / MIB,
+                told.asked_bytes / MIB,
+                told.back_bytes / MIB
+            ),
             Self::Refused { why } => write!(f, "refused: {why}"),
             Self::Problem { what } => write!(f, "problem: {what}"),
             Self::Summary(summary) => summary.fmt(f),
@@ -268,13 +293,15 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "summary: {} VMs; {} MiB offered, {} MiB reclaimed, {} MiB refaulted; {} offers done, {} revoked, \
+            "summary: {} VMs; {} MiB offered, {} MiB reclaimed, {} MiB refaulted, {} MiB of idle memory \
+             swapped out; {} offers done, {} revoked, \
              {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, stale {}, malformed {}; events lost {}, \
              undecodable {}, unattributed {}",
             self.vms,
             self.offered_bytes / MIB,
             self.reclaimed_bytes / MIB,
             self.refaulted_bytes / MIB,
+            self.paged_out_bytes / MIB,
             self.done,
             self.revoked,
             self.abandoned,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::attach::AttachIds;
 use super::orders::{Changes, Orders, WorkerLayout};
+use super::pageout::Paging;
 use super::stop_at::StopAt;
 use super::worker::{Job, Report, Worker};
 use super::{clock, look};
@@ -91,8 +92,10 @@ pub(super) struct FollowedVm {
     /// What its worker was told newest.
     allowance: Allowance,
     want_seq: u64,
+    /// How its idle blocks go out.
+    pub(super) paging: Paging,
     /// Since when idleness scans of it are followed, ns; `None` where the MMU does not show what they find.
-    young_since: Option<u64>,
+    pub(super) young_since: Option<u64>,
     worker: Option<RunningWorker>,
 }
 
@@ -138,6 +141,7 @@ impl FollowedVm {
             taken_in_all: 0,
             allowance: Allowance::Calm,
             want_seq: 0,
+            paging: Paging::default(),
             young_since: Mmu::read().shows_young().then(clock::monotonic_ns),
             worker: None,
         };

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod guards;
 pub mod inject;
 pub mod outcome;
+pub mod pageout;
 pub mod punch;
 pub mod still_there;
 

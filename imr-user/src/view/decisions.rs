@@ -44,6 +44,7 @@ pub(crate) fn name(kind: DecisionKind) -> &'static str {
         DecisionKind::Detached => "detached",
         DecisionKind::Reclaimed => "reclaimed",
         DecisionKind::Kept => "kept",
+        DecisionKind::PagedOut => "paged out",
         DecisionKind::Refused => "refused",
         DecisionKind::Abandoned => "abandoned",
         DecisionKind::Operator => "operator",
@@ -54,9 +55,10 @@ pub(crate) fn name(kind: DecisionKind) -> &'static str {
 }
 
 /// Every kind, in the order in which kinds are summed up.
-pub(crate) const KINDS: [DecisionKind; 10] = [
+pub(crate) const KINDS: [DecisionKind; 11] = [
     DecisionKind::Reclaimed,
     DecisionKind::Kept,
+    DecisionKind::PagedOut,
     DecisionKind::Refused,
     DecisionKind::Abandoned,
     DecisionKind::Attached,
@@ -70,7 +72,7 @@ pub(crate) const KINDS: [DecisionKind; 10] = [
 /// What a decision looks like.
 pub(crate) fn role(kind: DecisionKind) -> Role {
     match kind {
-        DecisionKind::Reclaimed | DecisionKind::Attached => Role::Good,
+        DecisionKind::Reclaimed | DecisionKind::PagedOut | DecisionKind::Attached => Role::Good,
         DecisionKind::Kept | DecisionKind::Operator | DecisionKind::Asked => Role::Text,
         DecisionKind::Refused | DecisionKind::Abandoned | DecisionKind::Detached => Role::Warn,
         DecisionKind::Pressure | DecisionKind::LeftAlone => Role::Warn,

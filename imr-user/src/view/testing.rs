@@ -7,6 +7,7 @@ use crate::model::block::{BlockState, GuestClaim, HostFact};
 use crate::model::decision::{Decision, DecisionKind};
 use crate::model::ids::{BLOCK_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use crate::model::latency::{LatencySummary, StageSummaries};
+use crate::model::pageout::Pageout;
 use crate::model::regret::VmPressure;
 use crate::model::snapshot::{
     BaselineStatus, DriftCounters, EventCounters, GuestStatus, HostSnapshot, OfferCounters, PolicyName,
@@ -107,6 +108,7 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
         cross: cross_of(&[low.clone(), high.clone()]),
         drift: DriftCounters::default(),
         reclaim: ReclaimStatus::Ready { backend: "punch".to_owned() },
+        pageout: Pageout::default(),
         slots: vec![low, high],
     }
 }

@@ -8,6 +8,7 @@ use super::format;
 use super::layout::{Piece, rule, wrap};
 use super::theme::{Role, Theme};
 use crate::model::ids::FRAME_SIZE;
+use crate::model::pageout::{Pageout, PageoutCounters, PageoutState};
 use crate::model::regret::VmPressure;
 use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus, SlotSnapshot, VmSnapshot};
 
@@ -84,11 +85,15 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
         ("guest", guest, guest_role),
         ("reclaim", reclaim, reclaim_role),
     ];
-    for (label, text, role) in texts {
+    let pageout = pageout(theme, vm).map(|(text, role)| ("pageout", text, role));
+    for (label, text, role) in texts.into_iter().chain(pageout) {
         for (index, part) in format::words(&text, columns.saturating_sub(LABEL)).into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             lines.extend(row(label, vec![Piece::new(0, vec![Span::styled(part, theme.style(role))])]));
         }
+    }
+    if vm.pageout != Pageout::default() {
+        lines.extend(row("", pageout_pieces(theme, &vm.pageout.counters)));
     }
     lines.extend(
         [
@@ -214,6 +219,31 @@ fn guest(theme: Theme, vm: &VmSnapshot) -> (String, Role) {
     }
 }
 
+fn pageout_pieces(theme: Theme, counters: &PageoutCounters) -> Vec<Piece> {
+    vec![
+        fact(theme, "called cold", format::bytes(counters.cold_bytes)),
+        fact(theme, "advised to go", format::bytes(counters.asked_bytes)),
+        fact(theme, "went to swap", format::bytes(counters.out_bytes)),
+        fact(theme, "soon back", format::bytes(counters.back_bytes)),
+        loss(theme, "calls with less than asked", counters.mismatches),
+        fact(theme, "not advised", format::bytes(counters.skipped_bytes)),
+        fact(theme, "times left alone", format::count(counters.rests)),
+    ]
+}
+
+/// `None` where nobody asked for it.
+fn pageout(theme: Theme, vm: &VmSnapshot) -> Option<(String, Role)> {
+    let named = |name: &str, why: &str| format::printable(&format!("{name}: {why}"), theme.ascii());
+    match &vm.pageout.state {
+        PageoutState::Off => None,
+        PageoutState::Ready => Some(("ready: idle memory goes to swap".to_owned(), Role::Good)),
+        PageoutState::Waiting { reason, why } => Some((format!("waits, {}", named(reason, why)), Role::Text)),
+        PageoutState::Forbidden { guard, why } => {
+            Some((format!("forbidden by {}", named(guard, why)), Role::Warn))
+        }
+    }
+}
+
 fn reclaim(theme: Theme, vm: &VmSnapshot) -> (String, Role) {
     match &vm.reclaim {
         ReclaimStatus::Ready { backend } => {
@@ -222,5 +252,30 @@ fn reclaim(theme: Theme, vm: &VmSnapshot) -> (String, Role) {
         ReclaimStatus::Forbidden { guard, why } => {
             (format::printable(&format!("forbidden by {guard}: {why}"), theme.ascii()), Role::Warn)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::testing::{THEME, forbidden_vm};
+
+    fn text(vm: &VmSnapshot) -> String {
+        lines(THEME, vm, 200).iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    #[test]
+    fn pageout_shows_where_it_was_asked_for() {
+        let mut vm = forbidden_vm(1, "guest");
+        assert!(!text(&vm).contains("pageout"));
+        let why = "no idleness scan".to_owned();
+        vm.pageout.state = PageoutState::Waiting { reason: "no-idle-information".to_owned(), why };
+        assert!(text(&vm).contains("waits, no-idle-information: no idleness scan"), "{}", text(&vm));
+        vm.pageout.state = PageoutState::Forbidden { guard: "no-swap".to_owned(), why: "none".to_owned() };
+        assert!(text(&vm).contains("forbidden by no-swap: none"), "{}", text(&vm));
+        vm.pageout.state = PageoutState::Ready;
+        vm.pageout.counters = PageoutCounters { out_bytes: 3 << 20, rests: 2, ..PageoutCounters::default() };
+        let shown = text(&vm);
+        assert!(shown.contains("went to swap 3.00 MiB") && shown.contains("times left alone 2"), "{shown}");
     }
 }

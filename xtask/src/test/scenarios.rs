@@ -203,6 +203,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "shared_memory.sh",
         machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..pushed_out() },
     },
+    Scenario {
+        name: "pageout",
+        script: "pageout.sh",
+        machine: || Machine { ram: GuestRam::Anon, module: false, ..pushed_out() },
+    },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];
 

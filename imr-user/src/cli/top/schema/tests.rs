@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::model::block::{GuestClaim, HostFact};
 use crate::model::latency::LatencySummary;
+use crate::model::pageout::PageoutState;
 use crate::model::snapshot::{GuestStatus, PolicyName, ProbeState, ProbeStatus};
 use crate::view::testing::{block, forbidden_vm, snapshot, two, vm};
 
@@ -37,6 +38,12 @@ fn full() -> Snapshot {
     full.vms[2].policy = PolicyName::Observe;
     full.vms[2].drift.unseen_frames = 3;
     full.vms[2].slots[0].readonly = true;
+    let why = || "why".to_owned();
+    full.vms[0].pageout.state = PageoutState::Ready;
+    full.vms[1].pageout.state =
+        PageoutState::Waiting { reason: "no-idle-information".to_owned(), why: why() };
+    full.vms[2].pageout.state = PageoutState::Forbidden { guard: "no-swap".to_owned(), why: why() };
+    full.vms[0].pageout.counters.out_bytes = 1;
     let summary = LatencySummary { count: 1, p50_us: 2, p99_us: 3, max_us: u64::MAX };
     let stages = &mut full.vms[2].latency;
     for stage in [&mut stages.offer, &mut stages.claim, &mut stages.reclaim, &mut stages.notifier] {
@@ -99,6 +106,8 @@ fn the_schema_is_strict_enough_to_notice() {
     assert!(wrong("/vms/0/cross/0/fact", "lost".into()));
     assert!(wrong("/vms/0/guest/state", "asleep".into()));
     assert!(wrong("/host/probes/0/state", 3.into()));
+    assert!(wrong("/vms/0/pageout/state", "perhaps".into()));
+    assert!(wrong("/vms/0/pageout/out_bytes", "all".into()));
     assert!(wrong("/policy", "greedy".into()));
     assert!(wrong("/uptime_ms", serde_json::Value::Null));
     let mut bad = good.clone();
