@@ -89,8 +89,6 @@ pub(super) fn takes_only_what_is_named() -> Verdict {
     }
     let doing: Vec<Kind> = KINDS.into_iter().filter(|kind| *kind != Kind::Sigsuspend).collect();
     victim.expect_life(&doing, "at the end");
-    let other = victim.segment(1);
-    assert!(victim.is_whole(victim.regions[1], 0) && other.writable);
     huge_pages_stay_whole(&victim)
 }
 
@@ -185,10 +183,11 @@ pub(super) fn says_why_it_cannot() -> Verdict {
 
 pub(super) fn stopped_stays_stopped() -> Verdict {
     root_or_skip!();
-    let victim = Victim::start("all", true);
+    // Without epoll_wait, which returns EINTR after SIGSTOP and SIGCONT by itself (signal(7)).
+    let doing = [Kind::Ppoll, Kind::Read, Kind::Futex, Kind::FutexTimed, Kind::Nanosleep, Kind::Busy];
+    let victim = Victim::start(&doing.map(|kind| format!("{kind:?}")).join("+"), true);
     let segment = victim.segment(0);
     let start = victim.regions[0];
-    let doing: Vec<Kind> = KINDS.into_iter().filter(|kind| *kind != Kind::Sigsuspend).collect();
     for _ in 0..50 {
         signal(&victim, libc::SIGSTOP);
         let error = victim.inject(&segment, &[(start, MIB)]).0.remove(0);

@@ -87,7 +87,8 @@ pub trait Backend {
     /// The memory is not, or not any more, what `segment` says, or cannot be had.
     fn prepare(&mut self, segment: &Segment) -> Result<(), Obstacle>;
 
-    /// Bytes that the host holds at this moment for everything prepared in this batch.
+    /// Bytes that the host holds at this moment for everything prepared in this batch, or an upper bound that falls by
+    /// what is given back.
     ///
     /// # Errors
     /// It cannot be told.

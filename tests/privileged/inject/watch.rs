@@ -28,6 +28,8 @@ pub(super) struct Victim {
     /// Its regions: pages of 4 KiB, huge pages.
     pub(super) regions: [u64; 2],
     figures: u64,
+    /// What is in the regions that nothing was taken from.
+    patterns: [Vec<u64>; 2],
     ticking: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
 }
@@ -64,7 +66,16 @@ impl Victim {
                 }
             }
         });
-        Self { child, regions: [numbers[0], numbers[1]], figures: numbers[2], ticking, ticker: Some(ticker) }
+        let patterns =
+            [numbers[0], numbers[1]].map(|start| (start..start + REGION).step_by(8).map(pattern).collect());
+        Self {
+            child,
+            regions: [numbers[0], numbers[1]],
+            figures: numbers[2],
+            patterns,
+            ticking,
+            ticker: Some(ticker),
+        }
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -103,8 +114,8 @@ impl Victim {
 
     /// Puts the pattern back.
     pub(super) fn fill(&self, start: u64, bytes: u64) {
-        let mut words: Vec<u64> = (start..start + bytes).step_by(8).map(pattern).collect();
-        let local = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: bytes as usize };
+        let words = self.pattern(start, bytes);
+        let local = libc::iovec { iov_base: words.as_ptr().cast_mut().cast(), iov_len: bytes as usize };
         let remote = libc::iovec { iov_base: start as *mut _, iov_len: bytes as usize };
         let pid = self.pid() as i32;
         // SAFETY: `local` names `words`, which is only read.
@@ -114,11 +125,17 @@ impl Victim {
 
     /// Whether that part is as it was.
     pub(super) fn is_whole(&self, start: u64, bytes: u64) -> bool {
-        self.read(start, bytes).iter().zip((start..).step_by(8)).all(|(word, at)| *word == pattern(at))
+        self.read(start, bytes) == self.pattern(start, bytes)
+    }
+
+    fn pattern(&self, start: u64, bytes: u64) -> &[u64] {
+        let region = usize::from(!(self.regions[0]..=self.regions[0] + REGION).contains(&start));
+        let first = ((start - self.regions[region]) / 8) as usize;
+        &self.patterns[region][first..first + (bytes / 8) as usize]
     }
 
     pub(super) fn is_zero(&self, start: u64, bytes: u64) -> bool {
-        self.read(start, bytes).iter().all(|word| *word == 0)
+        self.read(start, bytes) == vec![0; (bytes / 8) as usize]
     }
 
     /// Errors, signals, rounds.
