@@ -175,6 +175,11 @@ impl VmState {
         self.asked_bytes.saturating_sub(self.seen.0.saturating_sub(self.asked_at_taken))
     }
 
+    /// It has nothing to give now; how seldom it is asked stays.
+    pub fn give_up_asking(&mut self) {
+        self.asked_bytes = 0;
+    }
+
     /// Nothing more is wanted of it. `true`: something was.
     pub fn stop_asking(&mut self) -> bool {
         self.fruitless = 0;

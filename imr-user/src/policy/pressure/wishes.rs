@@ -66,7 +66,7 @@ pub fn wishes(
         let can_give = candidate.figures.free_and_held().saturating_sub(floor) / BLOCK_SIZE * BLOCK_SIZE;
         let bytes = left.next_multiple_of(BLOCK_SIZE).min(can_give).min(most_at_once(settings.rate));
         if bytes < BLOCK_SIZE {
-            candidate.state.stop_asking();
+            candidate.state.give_up_asking();
             continue;
         }
         left = left.saturating_sub(bytes);
