@@ -268,11 +268,11 @@ impl Worker {
                 }
             })
         };
+        let reclaimed_ns = clock::monotonic_ns();
         let planned = plan.ranges.iter().zip(&outcome.ranges).zip(&ranges);
         let to_take = planned.filter(|((range, _), _)| range.verdict == Verdict::Reclaim);
         let done = to_take.map(|((_, range), at)| (*at, range.done_bytes));
         self.taker.settle(self.policy == PolicyName::Pressure, done);
-        let reclaimed_ns = clock::monotonic_ns();
         let notified_ns = self.tables.vm(self.index).last_unmap_ns;
         self.reached(Step::Reclaimed);
         if outcome.vmm_gone() {
