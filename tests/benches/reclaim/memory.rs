@@ -11,6 +11,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use crate::ask::{BLOCK, Backing};
+use crate::missing::Missing;
 
 /// Guest memory, mapped until the process ends.
 pub(crate) struct Memory {
@@ -59,10 +60,11 @@ impl Memory {
                 let file =
                     memfd_create("imr-bench-guest", MemfdFlags::CLOEXEC | huge).context("memfd_create")?;
                 ftruncate(&file, bytes).context("cannot give guest memory its size")?;
-                // Without a reservation only what the guest touches needs a page of hugetlbfs.
-                let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+                // Pages of hugetlbfs are reserved here, so that the guest finds them later.
+                let flags = MapFlags::SHARED | MapFlags::FIXED;
                 // SAFETY: as above.
-                unsafe { mmap(at, length, access, flags, &file, 0) }.context("cannot map guest memory")?;
+                let mapped = unsafe { mmap(at, length, access, flags, &file, 0) };
+                mapped.map_err(|error| Missing(format!("no {bytes} bytes of guest memory: {error}")))?;
                 Some(file)
             }
         };

@@ -13,11 +13,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::missing::Missing;
+
+/// How long a killed process may take to end.
+const LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// One change, and how to take it back.
 enum Undo {
@@ -44,8 +48,11 @@ impl Undo {
                     eprintln!("{} is left behind: {error}", path.display());
                 }
             }
-            // It may have ended by itself.
-            Self::Kill(process) => drop(pidfd_send_signal(process, Signal::KILL)),
+            Self::Kill(process) => {
+                // It may have ended by itself. Waited for, because its memory is still in the kernel's pools until then.
+                let _ = pidfd_send_signal(process, Signal::KILL);
+                let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&LIMIT));
+            }
         }
     }
 }
