@@ -69,11 +69,11 @@ pub(crate) fn prepare(backing: Backing, bytes: u64) -> Result<Vec<Change>> {
             // One more for page tables and control page.
             let needed = bytes / BLOCK + 1;
             let number = |file: &str| -> Result<u64> { Ok(setting(format!("{HUGETLB}/{file}"))?.parse()?) };
-            let (all, free) = (number("nr_hugepages")?, number("free_hugepages")?);
+            let free = number("free_hugepages")?;
             if free >= needed {
                 return Ok(Vec::new());
             }
-            let change = Change::set(format!("{HUGETLB}/nr_hugepages"), &(all + needed - free).to_string())?;
+            let change = Change::add(format!("{HUGETLB}/nr_hugepages"), needed - free)?;
             let free = number("free_hugepages")?;
             if free < needed {
                 let why = format!(

@@ -27,6 +27,8 @@ const LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 enum Undo {
     /// Write this back.
     Write(PathBuf, String),
+    /// Take so much from the number in this file: others may have changed it meanwhile, too.
+    Less(PathBuf, u64),
     /// Turn this swap file off and remove it.
     Swap(PathBuf),
     /// End this process.
@@ -36,9 +38,12 @@ enum Undo {
 impl Undo {
     fn undo(&self) {
         match self {
-            Self::Write(path, value) => {
-                if let Err(error) = fs::write(path, value) {
-                    eprintln!("{} could not be set back to {value}: {error}", path.display());
+            Self::Write(path, value) => write_back(path, value),
+            Self::Less(path, added) => {
+                // Where it cannot be read there is nothing to put back.
+                let now = setting(path).ok().and_then(|text| text.parse::<u64>().ok());
+                if let Some(now) = now {
+                    write_back(path, &now.saturating_sub(*added).to_string());
                 }
             }
             Self::Swap(path) => {
@@ -54,6 +59,12 @@ impl Undo {
                 let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&LIMIT));
             }
         }
+    }
+}
+
+fn write_back(path: &Path, value: &str) {
+    if let Err(error) = fs::write(path, value) {
+        eprintln!("{} could not be set back to {value}: {error}", path.display());
     }
 }
 
@@ -93,6 +104,19 @@ impl Change {
         let before = setting(path)?;
         Self::make(Undo::Write(path.to_owned(), before), || {
             fs::write(path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
+        })
+    }
+
+    /// Adds to the number in a file of /proc/sys or /sys.
+    ///
+    /// # Errors
+    /// [`Missing`] where there is no such file.
+    pub(crate) fn add(path: impl AsRef<Path>, more: u64) -> Result<Self> {
+        let path = path.as_ref();
+        let before: u64 = setting(path)?.parse().with_context(|| format!("{}: no number", path.display()))?;
+        Self::make(Undo::Less(path.to_owned(), more), || {
+            fs::write(path, (before + more).to_string())
+                .with_context(|| format!("cannot add {more} to {}", path.display()))
         })
     }
 
