@@ -145,6 +145,14 @@ impl Probes {
         self.all_attached(Role::Resets).map_err(|why| format!("resets of a VM cannot be seen: {why}"))
     }
 
+    /// Whether each invalidation is seen, and of which VM it is.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn can_see_unmaps(&self) -> Result<(), String> {
+        self.all_attached(Role::Notifier)
+    }
+
     /// The ring buffer's reader; once.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod discovery;
 mod error;
 pub mod events;
+pub mod hazards;
 pub mod host;
 pub mod layout;
 pub mod loader;

@@ -26,6 +26,8 @@ const VM_WORDS: usize = size_of::<VmRecord>() / 8;
 const TOTALS_WORDS: usize = size_of::<Totals>() / 8;
 /// Where the reset generation is in a VM record.
 const RESET_GENERATION: usize = std::mem::offset_of!(VmRecord, reset_generation) / 8;
+/// Word of `unmaps` in a VM's record.
+const UNMAPS: usize = std::mem::offset_of!(VmRecord, unmaps) / 8;
 /// Where the memslot generation is in a VM record.
 const MEMSLOTS_GENERATION: usize = std::mem::offset_of!(VmRecord, memslots_generation) / 8;
 
@@ -96,6 +98,12 @@ impl Tables {
             last_unmap_ns: word(13),
             reserved: [word(14), word(15)],
         }
+    }
+
+    /// mmu-notifier invalidations of the VM's followed slots so far; one load.
+    #[must_use]
+    pub fn unmaps(&self, index: u32) -> u64 {
+        self.0.vms.load(index as usize * VM_WORDS + UNMAPS)
     }
 
     /// How often the VM was reset, restored or shut down; one load. What was said before counts for nothing.

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Dir, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -195,42 +195,11 @@ impl Vmm {
         Ok(Backing { kind, dev: stat.st_dev, inode: stat.st_ino })
     }
 
-    /// Whether a device is assigned to the VM. What cannot be read counts as yes.
-    #[must_use]
-    pub fn has_vfio(&self) -> bool {
-        self.has_file(|link| {
-            ["anon_inode:[vfio", "/dev/vfio/", "/dev/iommu"].iter().any(|start| link.starts_with(start))
-        })
-    }
-
-    /// Whether the VM has memory that its VMM cannot read. What cannot be read counts as yes.
-    #[must_use]
-    pub fn has_guest_memfd(&self) -> bool {
-        self.has_file(|link| link.contains("[kvm-gmem]") || link.contains("[guest_memfd]"))
-    }
-
-    /// Whether a userfaultfd is open: somebody else may be filling the memory in (postcopy migration, snapshots).
-    /// What cannot be read counts as yes.
-    #[must_use]
-    pub fn has_userfaultfd(&self) -> bool {
-        self.has_file(|link| link == "anon_inode:[userfaultfd]")
-    }
-
     /// Whether descriptor `fd` of the process still is a KVM VM.
     #[must_use]
     pub fn has_vm_file(&self, fd: u32) -> bool {
         readlinkat(&self.proc_dir, format!("fd/{fd}"), Vec::new())
             .is_ok_and(|link| link.as_bytes() == KVM_VM_LINK.as_bytes())
-    }
-
-    fn has_file(&self, is_it: impl Fn(&str) -> bool) -> bool {
-        let Ok(dir) = self.open_at("fd", OFlags::RDONLY | OFlags::DIRECTORY) else { return true };
-        let Ok(mut entries) = Dir::read_from(&dir) else { return true };
-        entries.any(|entry| {
-            let Ok(entry) = entry else { return true };
-            // The two directory entries, and descriptors that were closed meanwhile, have no link.
-            readlinkat(&dir, entry.file_name(), Vec::new()).is_ok_and(|link| is_it(&link.to_string_lossy()))
-        })
     }
 
     /// Pages of its address space that KSM has merged; zero pages that KSM put in place are not among them. `None`
@@ -270,7 +239,7 @@ impl Vmm {
         })
     }
 
-    fn read_text(&self, name: &'static str) -> Result<String, IngestError> {
+    pub(super) fn read_text(&self, name: &'static str) -> Result<String, IngestError> {
         Ok(String::from_utf8_lossy(&self.read_bytes(name)?).into_owned())
     }
 
@@ -339,7 +308,7 @@ mod tests {
         let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
         assert!(!vmm.has_exited());
         assert!(vmm.start_ticks() > 0 && !vmm.name().is_empty());
-        assert!(!vmm.has_vfio() && !vmm.has_guest_memfd() && !vmm.has_vm_file(0));
+        assert!(!vmm.has_vm_file(0));
     }
 
     #[test]

@@ -224,6 +224,8 @@ pub struct VmSnapshot {
     pub guest: GuestStatus,
     /// Offers and how they ended.
     pub offers: OfferCounters,
+    /// Whether what was taken came back.
+    pub returns: ReturnCounters,
     /// How long each stage of an offer takes.
     pub latency: StageSummaries,
     /// Whether its memory can be taken, or what forbids it.
@@ -287,6 +289,26 @@ pub struct OfferCounters {
     pub malformed: u64,
     /// Resets and restores of the VM.
     pub resets: u64,
+}
+
+/// What came back of the memory that was taken, by offer, measured from outside. All since the start of this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ReturnCounters {
+    /// As much came back as was taken, or more.
+    pub full: u64,
+    /// Less, and nothing is left where it was taken: part had not been resident, or other memory of the VM was taken up
+    /// meanwhile.
+    pub partial: u64,
+    /// Nothing came back, and nothing was known to be resident.
+    pub not_resident: u64,
+    /// Less came back than was resident, and there is memory where it was taken: still, or again.
+    pub left: u64,
+    /// How much was left in these.
+    pub left_bytes: u64,
+    /// Reclaim calls that took memory which KVM had mapped, without KVM being told (mmu notifier).
+    pub unnotified_calls: u64,
+    /// It could not be measured.
+    pub unmeasured: u64,
 }
 
 /// Whether this VM's memory can be reclaimed.

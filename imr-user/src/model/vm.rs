@@ -12,8 +12,8 @@ use super::regret::{FreeHeld, Refaults, VmPressure};
 pub use super::slot::{BLOCK_BYTES, BlockReading};
 use super::slot::{Ledger, SlotBlocks};
 use super::snapshot::{
-    BlockDetail, DriftCounters, GuestStatus, OfferCounters, PolicyName, ReclaimStatus, SlotSnapshot,
-    VmSnapshot,
+    BlockDetail, DriftCounters, GuestStatus, OfferCounters, PolicyName, ReclaimStatus, ReturnCounters,
+    SlotSnapshot, VmSnapshot,
 };
 use super::sums::CrossTable;
 
@@ -64,6 +64,8 @@ pub struct VmModel {
     pub pageout: Pageout,
     /// Offers and how they ended.
     pub offers: OfferCounters,
+    /// Whether what was taken came back.
+    pub returns: ReturnCounters,
     /// How long each stage of an offer took.
     pub stages: Stages,
     /// Free memory by the guest's own statistics, bytes.
@@ -97,6 +99,7 @@ impl VmModel {
             reclaim: ReclaimStatus::Forbidden { guard: "starting".into(), why: "not looked at yet".into() },
             pageout: Pageout::default(),
             offers: OfferCounters::default(),
+            returns: ReturnCounters::default(),
             stages: Stages::default(),
             guest_free_bytes: 0,
             offered_bytes: 0,
@@ -328,6 +331,7 @@ impl VmModel {
             cross: self.cross,
             guest: self.guest.clone(),
             offers: self.offers,
+            returns: self.returns,
             latency: self.stages.summary(),
             reclaim: self.reclaim.clone(),
             pageout: self.pageout.clone(),

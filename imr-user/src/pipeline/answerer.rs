@@ -3,13 +3,13 @@
 //! Input: a VMM, its slots, calls that are taken for proven ones. Output: what became of each. For benchmarks and tests
 //! that need the real worker where no guest kernel can call.
 
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::attach::AttachIds;
 use super::clock;
+use super::hazard_watch::HazardWatch;
 use super::orders::Orders;
 use super::worker::{Done, Job, Report, Worker};
 use crate::correlate::{Call, CallOp};
@@ -18,6 +18,7 @@ use crate::guest::memory::{GuestMemory, RamRange};
 use crate::guest::want::Request;
 use crate::ingest::IngestError;
 use crate::ingest::discovery::FoundSlot;
+use crate::ingest::hazards::Hazards;
 use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
 use crate::model::ids::{Gfn, Gpa, VmId};
@@ -38,9 +39,6 @@ pub enum AnswererError {
     /// The VMM is gone, or what is behind its memory cannot be read.
     #[error(transparent)]
     Ingest(#[from] IngestError),
-    /// No descriptor is left.
-    #[error("/proc/PID of the VMM: {0}")]
-    Descriptor(#[from] std::io::Error),
 }
 
 /// An offer that was answered.
@@ -74,10 +72,13 @@ impl Answerer {
         policy: PolicyName,
         allowed: Allowed,
     ) -> Result<Self, AnswererError> {
+        let vmm = Arc::new(Vmm::open(vmm.pid())?);
+        let hazards = Hazards::of(&vmm);
         let segments = vmm.segments(slots)?;
         let facts = VmFacts {
-            vfio: vmm.has_vfio(),
-            guest_memfd: vmm.has_guest_memfd(),
+            vfio: hazards.vfio,
+            guest_memfd: hazards.guest_memfd,
+            stale: false,
             slots: slots
                 .iter()
                 .zip(segments)
@@ -98,11 +99,9 @@ impl Answerer {
         let worker = Worker {
             vm: VmId::new(1),
             index: 0,
-            proc_dir: vmm.proc_dir().as_fd().try_clone_to_owned()?,
             memory: GuestMemory::new(vmm.mem_file()?.into(), ranges),
             block_bases: vec![None; facts.slots.len()],
             facts,
-            pid: vmm.pid(),
             allowed,
             make_backend: backend_for,
             tables: Tables::in_memory(1)?,
@@ -116,6 +115,8 @@ impl Answerer {
             session: None,
             request: Request::default(),
             _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd)?,
+            sees_unmaps: false,
+            watch: HazardWatch::new(vmm, hazards),
         };
         Ok(Self { worker, reports })
     }

@@ -79,6 +79,8 @@ pub(super) struct Engine {
     offer_to_done: LatencyWindow,
     /// Why no guest may be answered at all, if so.
     unanswerable: Option<String>,
+    /// Whether each invalidation is known to be of which VM.
+    sees_unmaps: bool,
     reports_in: UnboundedSender<(VmId, Report)>,
     reports: UnboundedReceiver<(VmId, Report)>,
     schedule: Schedule,
@@ -130,6 +132,7 @@ impl Engine {
         let tables = probes.tables()?;
         let registry = probes.registry()?;
         let unanswerable = probes.can_prove_calls().and_then(|()| probes.can_see_resets()).err();
+        let sees_unmaps = probes.can_see_unmaps().is_ok();
         let attach_ids = AttachIds::new(host::random_u64()?);
         let (reports_in, reports) = unbounded_channel();
         let (readings_in, readings) = unbounded_channel();
@@ -149,6 +152,7 @@ impl Engine {
             totals_of_ended: Summary::default(),
             offer_to_done: LatencyWindow::default(),
             unanswerable,
+            sees_unmaps,
             reports_in,
             reports,
             schedule: Schedule::default(),
@@ -279,6 +283,7 @@ impl Engine {
             tables: &self.tables,
             attach_ids: &self.attach_ids,
             settings: self.config.pressure,
+            sees_unmaps: self.sees_unmaps,
             reports: &self.reports_in,
             stop_at: self.config.stop_at.as_ref(),
         };
@@ -430,4 +435,8 @@ fn add_to_summary(summary: &mut Summary, vm: &FollowedVm) {
     summary.denied_calls += offers.denied_calls;
     summary.stale_calls += offers.stale_calls;
     summary.malformed += offers.malformed;
+    summary.left += snapshot.returns.left;
+    summary.left_bytes += snapshot.returns.left_bytes;
+    summary.unnotified_calls += snapshot.returns.unnotified_calls;
+    summary.unmeasured += snapshot.returns.unmeasured;
 }

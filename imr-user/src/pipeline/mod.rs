@@ -11,6 +11,7 @@ pub mod command;
 pub mod ctl;
 mod doctor;
 mod engine;
+mod hazard_watch;
 pub mod look;
 mod orders;
 pub mod pageout;
@@ -20,6 +21,7 @@ pub mod record;
 mod reports;
 pub mod stop_at;
 mod vms;
+mod witness;
 mod worker;
 
 use std::io;

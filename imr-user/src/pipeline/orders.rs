@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::guest::memory::RamRange;
 use crate::guest::want::Want;
+use crate::ingest::hazards::Hazards;
 use crate::model::snapshot::PolicyName;
 use crate::policy::pressure::Allowance;
 use crate::reclaim::guards::VmFacts;
@@ -15,6 +16,8 @@ pub(super) struct WorkerLayout {
     pub(super) ram: Vec<RamRange>,
     /// The slots, and what is behind them.
     pub(super) facts: VmFacts,
+    /// What was open and locked before the mappings were read.
+    pub(super) hazards: Hazards,
     /// Where the blocks of each slot begin in the shared table, by the slot's position.
     pub(super) block_bases: Vec<Option<u64>>,
 }

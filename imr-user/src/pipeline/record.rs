@@ -202,6 +202,14 @@ pub struct Summary {
     pub stale_calls: u64,
     /// HELLOs and offers that made no sense.
     pub malformed: u64,
+    /// Offers after which there was memory where it had been taken, and how much.
+    pub left: u64,
+    /// See above.
+    pub left_bytes: u64,
+    /// Reclaim calls that took memory which KVM had mapped, without KVM being told.
+    pub unnotified_calls: u64,
+    /// Offers of which it could not be measured what came back.
+    pub unmeasured: u64,
     /// Doorbell to done: median and 99th percentile of the newest, microseconds.
     pub offer_to_done_p50_us: u64,
     /// See above.
@@ -295,7 +303,8 @@ impl fmt::Display for Summary {
             f,
             "summary: {} VMs; {} MiB offered, {} MiB reclaimed, {} MiB refaulted, {} MiB of idle memory \
              swapped out; {} offers done, {} revoked, \
-             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, stale {}, malformed {}; events lost {}, \
+             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, stale {}, malformed {}; \
+             left behind {} ({} KiB), KVM not told {}, not measured {}; events lost {}, \
              undecodable {}, unattributed {}",
             self.vms,
             self.offered_bytes / MIB,
@@ -310,6 +319,10 @@ impl fmt::Display for Summary {
             self.denied_calls,
             self.stale_calls,
             self.malformed,
+            self.left,
+            self.left_bytes >> 10,
+            self.unnotified_calls,
+            self.unmeasured,
             self.events.lost,
             self.events.undecodable,
             self.events.unattributed,

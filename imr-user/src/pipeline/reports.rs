@@ -12,7 +12,8 @@ use crate::guest::session::HelloKind;
 use crate::ingest::tables::Tables;
 use crate::model::decision::{Decision, DecisionKind};
 use crate::model::ids::{FRAME_SIZE, Pid, VmId};
-use crate::model::snapshot::GuestStatus;
+use crate::model::snapshot::{GuestStatus, ReturnCounters};
+use crate::reclaim::outcome::{Measured, Outcome};
 
 /// Decisions kept for the view.
 const DECISIONS: usize = 200;
@@ -121,6 +122,22 @@ pub(super) fn apply(
     }
 }
 
+fn add_returns(returns: &mut ReturnCounters, outcome: &Outcome) {
+    let counter = match outcome.measured {
+        Measured::Agrees | Measured::More => Some(&mut returns.full),
+        Measured::Less => Some(&mut returns.partial),
+        Measured::NothingResident => Some(&mut returns.not_resident),
+        Measured::Left => Some(&mut returns.left),
+        Measured::Unknown => Some(&mut returns.unmeasured),
+        Measured::Nothing => None,
+    };
+    if let Some(counter) = counter {
+        *counter += 1;
+    }
+    returns.left_bytes += outcome.left_bytes;
+    returns.unnotified_calls += outcome.unnotified_calls;
+}
+
 fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened {
     let outcome = &done.outcome;
     let mut why = BTreeSet::new();
@@ -148,6 +165,7 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
     let model = &mut vm.model;
     done.add_to(&mut model.stages);
     model.reclaimed_bytes += outcome.freed_bytes;
+    add_returns(&mut model.returns, outcome);
     model.offers.done += 1;
     model.offers.ranges_reclaimed += reclaimed as u64;
     model.offers.ranges_kept += kept as u64;

@@ -1,7 +1,6 @@
 //! One followed VM in the pipeline: its process, its slots, its place in the shared tables, its worker.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -9,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::attach::AttachIds;
+use super::hazard_watch::HazardWatch;
 use super::orders::{Changes, Orders, WorkerLayout};
 use super::pageout::Paging;
 use super::stop_at::StopAt;
@@ -21,6 +21,7 @@ use crate::guest::want::Request;
 use crate::guest::want::Want;
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{FoundSlot, VmFacts as FoundVm};
+use crate::ingest::hazards::Hazards;
 use crate::ingest::host::Mmu;
 use crate::ingest::registry::Registration;
 use crate::ingest::residency::ResidencyReader;
@@ -42,21 +43,6 @@ const PCI_HOLE_GFNS: Range<u64> = 0xc_0000..0x10_0000;
 
 /// Jobs that may wait for one worker. More are dropped and counted: the guest rings again.
 const JOBS: usize = 256;
-
-/// What can forbid reclaim without a change of slots: judged for the whole process, every few seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hazards {
-    vfio: bool,
-    guest_memfd: bool,
-    /// Which mappings it is about is in their flags, read again when this changes.
-    userfaultfd: bool,
-}
-
-impl Hazards {
-    pub(super) fn of(vmm: &Vmm) -> Self {
-        Self { vfio: vmm.has_vfio(), guest_memfd: vmm.has_guest_memfd(), userfaultfd: vmm.has_userfaultfd() }
-    }
-}
 
 /// A VM's slots and what is behind them, read at one time.
 pub(super) struct Layout {
@@ -117,6 +103,8 @@ pub(super) struct WorkerStart<'a> {
     pub(super) tables: &'a Tables,
     pub(super) attach_ids: &'a AttachIds,
     pub(super) settings: Settings,
+    /// Whether invalidations are seen, and each is known to be of which VM.
+    pub(super) sees_unmaps: bool,
     pub(super) reports: &'a UnboundedSender<(VmId, Report)>,
     pub(super) stop_at: Option<&'a Arc<StopAt>>,
 }
@@ -163,6 +151,7 @@ impl FollowedVm {
         self.facts = VmFacts {
             vfio: self.hazards.vfio,
             guest_memfd: self.hazards.guest_memfd,
+            stale: false,
             slots: slots
                 .map(|(position, (slot, segments))| SlotFacts {
                     base_gfn: Gfn::new(slot.base_gfn),
@@ -184,6 +173,7 @@ impl FollowedVm {
         WorkerLayout {
             ram: self.ram_ranges(),
             facts: self.facts.clone(),
+            hazards: self.hazards,
             block_bases: slots.map(|position| self.registration.block_base(position)).collect(),
         }
     }
@@ -303,20 +293,19 @@ impl FollowedVm {
         let lock =
             VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
         let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
-        let proc_dir: OwnedFd = self.vmm.proc_dir().as_fd().try_clone_to_owned().map_err(NoWorker::Thread)?;
         let orders = Arc::new(Orders::default());
-        let WorkerLayout { ram, facts, block_bases } = self.worker_layout();
+        let WorkerLayout { ram, facts, hazards, block_bases } = self.worker_layout();
         // A new worker counts from nothing, and may take nothing until it is told.
         self.taken_in_all = 0;
         self.allowance = Allowance::Calm;
         let worker = Worker {
             vm: self.model.id(),
             index: self.registration.index(),
-            proc_dir,
+            watch: HazardWatch::new(Arc::clone(&self.vmm), hazards),
             memory: GuestMemory::new(mem.into(), ram),
             facts,
             block_bases,
-            pid: self.vmm.pid(),
+            sees_unmaps: start.sees_unmaps,
             allowed: self.allowed,
             make_backend: backend_for,
             tables: start.tables.clone(),

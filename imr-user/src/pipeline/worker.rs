@@ -4,7 +4,6 @@
 //! Input: jobs from the engine. Output: reports to it. It acts only on a live, proven call: younger than
 //! [`CALL_LIFETIME_MS`] and of the reset generation that still holds.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -13,9 +12,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::attach::AttachIds;
 use super::clock;
+use super::hazard_watch::HazardWatch;
 use super::orders::{Changes, Orders, WorkerLayout};
 use super::pulse::Pulse;
 use super::stop_at::{Step, StopAt};
+use super::witness::TableWitness;
 use crate::correlate::{Call, CallOp};
 use crate::guest::lock::VmLock;
 use crate::guest::memory::{GuestMemory, MemoryError};
@@ -23,7 +24,7 @@ use crate::guest::page::{GuestStatistics, PageError};
 use crate::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use crate::guest::want::Request;
 use crate::ingest::tables::Tables;
-use crate::model::ids::{BlockId, FRAMES_PER_BLOCK, Gfn, Gpa, Pid, VmId};
+use crate::model::ids::{BlockId, FRAMES_PER_BLOCK, Gfn, Gpa, VmId};
 use crate::model::latency::Stages;
 use crate::model::snapshot::PolicyName;
 use crate::policy;
@@ -32,7 +33,7 @@ use crate::policy::plan::Verdict;
 use crate::policy::pressure::Taker;
 use crate::reclaim::by_mapping::MakeBackend;
 use crate::reclaim::choose::Allowed;
-use crate::reclaim::executor::{self, NoWitness, Target};
+use crate::reclaim::executor::{self, Target};
 use crate::reclaim::guards::{SlotFacts, VmFacts};
 use crate::reclaim::outcome::Outcome;
 
@@ -106,10 +107,10 @@ impl Done {
 pub(super) struct Worker {
     pub(super) vm: VmId,
     pub(super) index: u32,
-    pub(super) proc_dir: OwnedFd,
+    pub(super) watch: HazardWatch,
     pub(super) memory: GuestMemory,
     pub(super) facts: VmFacts,
-    pub(super) pid: Pid,
+    pub(super) sees_unmaps: bool,
     pub(super) allowed: Allowed,
     pub(super) make_backend: MakeBackend,
     pub(super) block_bases: Vec<Option<u64>>,
@@ -151,10 +152,11 @@ impl Worker {
             self.taker.forget_claims();
             self.end("the VM was reset, restored or shut down".into());
         }
-        if let Some(WorkerLayout { ram, facts, block_bases }) = layout {
+        if let Some(WorkerLayout { ram, facts, hazards, block_bases }) = layout {
             self.memory.set_ranges(ram);
             self.facts = facts;
             self.block_bases = block_bases;
+            self.watch.expect(hazards);
         }
         if let Some(allowance) = allowance {
             self.taker.allow(allowance);
@@ -252,14 +254,19 @@ impl Worker {
         let plan = policy::decide(*policy, offer_of, &ranges, taker, claimed_ns, seen);
         let mut pulse = Pulse::new(claimed_ns);
         let mut half_way = false;
+        self.watch.look(&mut self.facts, clock::monotonic_ns);
         let outcome = {
-            let mut backend = (self.make_backend)(self.proc_dir.as_fd(), self.pid, self.allowed);
-            let mut target = Target {
-                facts: &self.facts,
-                allowed: self.allowed,
-                backend: backend.as_mut(),
-                witness: &NoWitness,
+            let (vmm, allowed) = (self.watch.vmm(), self.allowed);
+            let mut backend = (self.make_backend)(vmm.proc_dir(), vmm.pid(), allowed);
+            let witness = TableWitness {
+                tables: &self.tables,
+                index: self.index,
+                slots: &self.facts.slots,
+                block_bases: &self.block_bases,
+                sees_unmaps: self.sees_unmaps,
             };
+            let mut target =
+                Target { facts: &self.facts, allowed, backend: backend.as_mut(), witness: &witness };
             // The generation last: it has to be as young as can be when the call is made.
             let mut still_live = || self.still_rings(&mut pulse) && self.void(&call).is_none();
             executor::execute(&plan, &mut target, &mut still_live, &mut |_| {

@@ -3,6 +3,9 @@
 //!
 //! Input and output as of any [`Backend`]. What no backend may take is refused here too, though guards come first.
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;

@@ -7,6 +7,8 @@
 mod run;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verify_tests;
 
 use std::collections::BTreeMap;
 

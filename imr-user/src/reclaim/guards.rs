@@ -146,6 +146,8 @@ pub struct VmFacts {
     pub vfio: bool,
     /// A memslot has a guest_memfd.
     pub guest_memfd: bool,
+    /// What the VMM has open or locked has changed since its mappings were read.
+    pub stale: bool,
     /// Memslots of address space 0 (not SMM's), in any order.
     pub slots: Vec<SlotFacts>,
 }
@@ -223,6 +225,9 @@ fn whole_vm_guard(vm: &VmFacts) -> Result<(), Guard> {
     }
     if vm.guest_memfd {
         return Err(Guard::GuestMemfd);
+    }
+    if vm.stale {
+        return Err(Guard::StaleMapping);
     }
     // Postcopy registers block after block: one registered mapping means that all of them are under way.
     if vm.slots.iter().flat_map(|slot| &slot.segments).any(|segment| segment.flags.userfaultfd) {

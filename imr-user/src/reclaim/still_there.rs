@@ -39,8 +39,9 @@ pub fn in_page_tables(proc_dir: BorrowedFd<'_>, hva: Hva, bytes: u64) -> Option<
     Some(there)
 }
 
-/// Bytes of the range that the file has memory for. Only file systems that know their holes can tell: tmpfs does,
-/// hugetlbfs calls everything data.
+/// Bytes of the range that the file has content for. Only file systems that know their holes can tell: tmpfs does,
+/// hugetlbfs calls everything data. Pages that fallocate has reserved and nobody has touched since are holes, too
+/// (mm/filemap.c, mapping_seek_hole_data, 6.12).
 #[must_use]
 pub fn in_file(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Option<u64> {
     let end = offset.checked_add(bytes)?;

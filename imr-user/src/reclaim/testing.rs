@@ -4,13 +4,15 @@
 //! smaps. No part of the product.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::null_mut;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, fallocate, fstat, ftruncate, memfd_create, open};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use super::backend::{Backend, Call, Effect, Failure, Obstacle};
 use super::guards::{SlotFacts, VmFacts};
+use super::still_there::in_page_tables;
 use crate::model::backing::{BackingKind, Segment, VmaFlags};
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
 use crate::policy::plan::{Plan, PlannedRange, Verdict};
@@ -44,6 +46,14 @@ impl Ram {
         // SAFETY: as in `map`.
         let address = unsafe { mmap_anonymous(null_mut(), bytes as usize, prot, flags) }.unwrap();
         Self { address: address as u64, bytes }
+    }
+
+    /// Private memory without a file that is never in huge pages.
+    pub(super) fn anonymous_in_frames(bytes: u64) -> Self {
+        let ram = Self::anonymous(bytes, MapFlags::PRIVATE);
+        // SAFETY: advice on a mapping that `ram` owns; it changes no content.
+        unsafe { madvise(ram.address as *mut _, bytes as usize, Advice::LinuxNoHugepage) }.unwrap();
+        ram
     }
 
     /// Maps `bytes` of `file` from `offset` in place of what is at `start`.
@@ -147,7 +157,7 @@ pub(super) fn map_files_or_skip(test: &str) -> bool {
 
 /// A VM of these slots.
 pub(super) fn vm(slots: Vec<SlotFacts>) -> VmFacts {
-    VmFacts { vfio: false, guest_memfd: false, slots }
+    VmFacts { slots, ..VmFacts::default() }
 }
 
 /// A plan that reclaims these ranges (frame, frames).
@@ -233,4 +243,47 @@ fn vma(bounds: &str, rest: &[&str], base_gfn: u64, address: u64, bytes: u64) -> 
 
 fn number(text: &str) -> u64 {
     text.parse().unwrap()
+}
+
+/// What injection does, done in this process to itself: for memory mapped here.
+pub(super) struct InProcess<'a> {
+    proc_dir: BorrowedFd<'a>,
+    segments: Vec<(Hva, u64)>,
+    /// Calls made.
+    pub(super) calls: Vec<(Hva, u64)>,
+}
+
+impl<'a> InProcess<'a> {
+    pub(super) fn new(proc_dir: BorrowedFd<'a>) -> Self {
+        Self { proc_dir, segments: Vec::new(), calls: Vec::new() }
+    }
+}
+
+impl Backend for InProcess<'_> {
+    fn name(&self) -> &'static str {
+        "inject"
+    }
+
+    fn prepare(&mut self, segment: &Segment) -> Result<(), Obstacle> {
+        assert_eq!((&segment.kind, segment.shared), (&BackingKind::Anonymous, false));
+        self.segments.push((segment.hva, segment.npages * FRAME_SIZE));
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> Result<u64, Failure> {
+        let held = |(hva, bytes): &(Hva, u64)| in_page_tables(self.proc_dir, *hva, *bytes).unwrap();
+        Ok(self.segments.iter().map(held).sum())
+    }
+
+    fn reclaim(&mut self, call: &Call<'_>) -> Result<Effect, Failure> {
+        self.calls.push((call.hva, call.bytes));
+        let (at, bytes) = (call.hva.get() as *mut _, call.bytes as usize);
+        // SAFETY: the range is inside a mapping of the test that is accessed through raw pointers only.
+        unsafe { madvise(at, bytes, Advice::LinuxDontNeed) }.unwrap();
+        Ok(Effect::Taken)
+    }
+
+    fn finish(&mut self) {
+        self.segments.clear();
+    }
 }

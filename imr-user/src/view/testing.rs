@@ -11,7 +11,8 @@ use crate::model::pageout::Pageout;
 use crate::model::regret::VmPressure;
 use crate::model::snapshot::{
     BaselineStatus, DriftCounters, EventCounters, GuestStatus, HostSnapshot, OfferCounters, PolicyName,
-    ProbeState, ProbeStatus, ReclaimStatus, SCHEMA_VERSION, SlotSnapshot, Snapshot, VmSnapshot,
+    ProbeState, ProbeStatus, ReclaimStatus, ReturnCounters, SCHEMA_VERSION, SlotSnapshot, Snapshot,
+    VmSnapshot,
 };
 use crate::model::sums::CrossTable;
 
@@ -101,6 +102,7 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
             ranges_kept: 12,
             ..OfferCounters::default()
         },
+        returns: ReturnCounters { full: 66, partial: 3, ..ReturnCounters::default() },
         latency: StageSummaries {
             total: LatencySummary { count: 69, p50_us: 350, p99_us: 1234, max_us: 5678 },
             ..StageSummaries::default()
@@ -132,6 +134,7 @@ pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
         faults_per_s: 0.0,
         guest: GuestStatus::NoModule,
         offers: OfferCounters::default(),
+        returns: ReturnCounters::default(),
         latency: StageSummaries::default(),
         cross: cross_of(&slots),
         reclaim: ReclaimStatus::Forbidden {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::super::baseline::{self, Reading, Slice};
 use super::super::clock;
 use super::super::record::Happened;
-use super::super::vms::Hazards;
 use super::{Engine, FIRST_BASELINE_LIMIT};
 use crate::ingest::IngestError;
+use crate::ingest::hazards::Hazards;
 use crate::model::ids::{BlockId, VmId};
 
 impl Engine {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::super::record::Happened;
-use super::super::vms::{FollowedVm, Hazards, Layout};
+use super::super::vms::{FollowedVm, Layout};
 use super::pressure::soon_ms;
 use super::{Engine, add_to_summary};
 use crate::ingest::IngestError;
 use crate::ingest::discovery::{self, VmFacts as FoundVm};
+use crate::ingest::hazards::Hazards;
 use crate::ingest::vmm::Vmm;
 use crate::model::ids::{Pid, VmId};
 use crate::model::snapshot::ReclaimStatus;

@@ -3,6 +3,9 @@
 //! Input: pieces that guards let pass, sorted by guest frame. Output: calls, and what each means for the ranges it
 //! touched. Pure.
 
+#[cfg(test)]
+mod tests;
+
 use super::super::backend::{Call, Effect, Failure};
 use super::super::guards::SegmentPiece;
 use super::Tally;

@@ -136,7 +136,8 @@ fn conditions_of_the_whole_vm() {
     let facts = vm(vec![slot.clone()]);
     assert_eq!(vm_guard(&facts, NOTHING).map(Backends::name), Ok("punch"));
     assert_eq!(vm_guard(&VmFacts { vfio: true, ..facts.clone() }, NOTHING), Err(Guard::Vfio));
-    assert_eq!(vm_guard(&VmFacts { guest_memfd: true, ..facts }, NOTHING), Err(Guard::GuestMemfd));
+    assert_eq!(vm_guard(&VmFacts { guest_memfd: true, ..facts.clone() }, NOTHING), Err(Guard::GuestMemfd));
+    assert_eq!(vm_guard(&VmFacts { stale: true, ..facts }, NOTHING), Err(Guard::StaleMapping));
     assert_eq!(vm_guard(&vm(vec![]), NOTHING), Err(Guard::OutsideRam));
     assert_eq!(
         vm_guard(&vm(vec![SlotFacts { segments: vec![], ..slot.clone() }]), NOTHING),

@@ -29,7 +29,7 @@ fn slot(segments: Vec<Segment>) -> SlotFacts {
 }
 
 fn vm(segments: Vec<Segment>) -> VmFacts {
-    VmFacts { vfio: false, guest_memfd: false, slots: vec![slot(segments)] }
+    VmFacts { slots: vec![slot(segments)], ..VmFacts::default() }
 }
 
 fn name(vm: &VmFacts) -> &'static str {

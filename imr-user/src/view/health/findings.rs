@@ -2,7 +2,9 @@
 //!
 //! Input: a snapshot. Output: sentences, safe to print. Says what it means and what to do, where there is something to do.
 
-use crate::model::snapshot::{EventCounters, OfferCounters, ProbeState, Snapshot, VmSnapshot};
+use crate::model::snapshot::{
+    EventCounters, OfferCounters, ProbeState, ReturnCounters, Snapshot, VmSnapshot,
+};
 use crate::view::format;
 use crate::view::theme::Theme;
 
@@ -129,6 +131,18 @@ pub(super) const MISUSES: [Misuse; 4] = [
     ("stale (too old to act on)", |offers| offers.stale_calls),
 ];
 
+/// What is counted of memory that was taken and did not come back as it should, and the counter.
+pub(super) type Shortfall = (&'static str, fn(&ReturnCounters) -> u64);
+
+/// Each with what it means, the worst first.
+pub(super) const SHORTFALLS: [Shortfall; 3] = [
+    ("offers after which there was memory where it had been taken, still or again", |returns| returns.left),
+    ("reclaim calls that took mapped memory without KVM being told of it", |returns| {
+        returns.unnotified_calls
+    }),
+    ("offers of which nobody could measure what came back", |returns| returns.unmeasured),
+];
+
 /// Everything there is to say.
 pub(super) fn findings(snapshot: &Snapshot, theme: Theme) -> Vec<Finding> {
     let mut all = Vec::new();
@@ -162,6 +176,11 @@ pub(super) fn findings(snapshot: &Snapshot, theme: Theme) -> Vec<Finding> {
     for (what, count) in MISUSES {
         if let Some(text) = of_vms(snapshot, |vm| count(&vm.offers)) {
             say(Severity::Warn, format!("calls {what}: {text}"));
+        }
+    }
+    for (what, count) in SHORTFALLS {
+        if let Some(text) = of_vms(snapshot, |vm| count(&vm.returns)) {
+            say(Severity::Warn, format!("{what}: {text}"));
         }
     }
     if host.baseline.cpu_percent > BASELINE_MOST {

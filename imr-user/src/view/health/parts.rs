@@ -4,9 +4,9 @@
 
 use ratatui::text::{Line, Span};
 
-use super::findings::{COUNTERS, MISUSES, Severity};
+use super::findings::{COUNTERS, MISUSES, SHORTFALLS, Severity};
 use crate::model::ids::FRAME_SIZE;
-use crate::model::snapshot::{DriftCounters, ProbeState, ProbeStatus, Snapshot, VmSnapshot};
+use crate::model::snapshot::{DriftCounters, ProbeState, ProbeStatus, ReturnCounters, Snapshot, VmSnapshot};
 use crate::view::context::Context;
 use crate::view::format;
 use crate::view::layout::{Piece, wrap};
@@ -28,6 +28,7 @@ pub(super) fn all(context: &Context<'_>, columns: usize) -> Vec<Vec<Line<'static
         probes(theme, &snapshot.host.probes, columns),
         baseline(theme, snapshot, columns),
         drift(context, columns),
+        returns(context, columns),
         calls(context, columns),
     ]
 }
@@ -153,6 +154,42 @@ fn calls(context: &Context<'_>, columns: usize) -> Vec<Line<'static>> {
         let mut numbers: Vec<_> = MISUSES.iter().map(|(_, count)| format::count(count(&vm.offers))).collect();
         numbers.push(format::count(vm.offers.resets));
         lines.push(vm_row(context, vm, &numbers, columns));
+    }
+    lines
+}
+
+/// VMs whose memory was taken, those first that have not given all back.
+fn returns(context: &Context<'_>, columns: usize) -> Vec<Line<'static>> {
+    let theme = context.theme;
+    let short = |vm: &VmSnapshot| SHORTFALLS.iter().map(|(_, count)| count(&vm.returns)).sum::<u64>();
+    let mut having: Vec<_> =
+        context.snapshot.vms.iter().filter(|vm| vm.returns != ReturnCounters::default()).collect();
+    having.sort_by_key(|vm| std::cmp::Reverse((short(vm), vm.returns.partial)));
+    let rest = vec!["of what was taken, by offer, since the start".to_owned()];
+    let mut lines = vec![page::title(theme, "memory that came back".to_owned(), rest, columns)];
+    if having.is_empty() {
+        lines.push(dim(theme, " nothing was taken yet", columns));
+        return lines;
+    }
+    lines.push(table_heading(theme, ["left", "bytes", "untold", "all", "part", "none"], columns));
+    for vm in having {
+        let of = vm.returns;
+        let numbers = [
+            format::count(of.left),
+            format::bytes_short(of.left_bytes),
+            format::count(of.unnotified_calls),
+            format::count(of.full),
+            format::count(of.partial),
+            format::count(of.not_resident),
+        ];
+        lines.push(vm_row(context, vm, &numbers, columns));
+    }
+    for text in [
+        "left: memory was there after all where it had been taken; the VMM itself touched it, or the host kept it.",
+        "untold: calls that took mapped memory and of which KVM was not told: its guest may still use the old page.",
+        "part, none: some or all of it had not been resident, or the VM took up other memory meanwhile.",
+    ] {
+        lines.extend(page::paragraph(theme, Role::Dim, &format!(" {text}"), 2, columns));
     }
     lines
 }
