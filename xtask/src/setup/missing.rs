@@ -88,6 +88,7 @@ fn of(need: Need) -> Vec<Missing> {
         Need::Kmod => kmod(),
         Need::Testbed => testbed(),
         Need::Fuzz => fuzz(),
+        Need::Proof => proof(),
     }
 }
 
@@ -194,6 +195,11 @@ fn testbed() -> Vec<Missing> {
         }
     }
     list
+}
+
+fn proof() -> Vec<Missing> {
+    const FOR: &str = "checking the handshake's models";
+    programs(&[("spin", "spin", FOR), ("cc", "gcc", FOR)])
 }
 
 const LIB_DIRS: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];

@@ -35,11 +35,13 @@ pub(crate) enum Need {
     Testbed,
     /// Build the fuzz targets.
     Fuzz,
+    /// Check the handshake's models.
+    Proof,
 }
 
 impl Need {
     /// Everything.
-    const ALL: [Self; 4] = [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz];
+    const ALL: [Self; 5] = [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz, Self::Proof];
 }
 
 /// Arguments of `cargo xtask setup`.

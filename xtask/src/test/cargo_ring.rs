@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::Ring;
 use super::tally::Tally;
-use crate::setup;
+use crate::setup::{self, Need};
 use crate::{build_user, cache, process};
 
 /// Where the privileged ring finds imr and imr-top; without it, it skips.
@@ -31,6 +31,9 @@ pub(super) fn run(ring: Ring, filter: Option<&str>) -> Result<Tally> {
         command.arg("--target-dir").arg(cache::target_dir());
         command.args(["--no-fail-fast", "--"]).args(filter);
         setup::keep_toolchain(&mut command);
+        if ring == Ring::Proof {
+            setup::ensure(&[Need::Proof])?;
+        }
         if ring == Ring::Privileged {
             let built = build_user::release_binaries()?;
             command.env(BIN_DIR, built.imr.parent().context("imr has no folder")?);
@@ -50,6 +53,8 @@ fn arguments(ring: Ring) -> &'static [&'static [&'static str]] {
         ],
         Ring::Abi => &[&["--package", "imr-tests", "--test", "abi"]],
         Ring::Replay => &[&["--package", "imr-tests", "--test", "replay"]],
+        // A model checker is worth its compiler's while.
+        Ring::Proof => &[&["--release", "--package", "imr-tests", "--test", "proof"]],
         Ring::Privileged => &[&["--package", "imr-tests", "--test", "privileged"]],
         Ring::Fuzz | Ring::Vm => &[],
     }

@@ -27,6 +27,8 @@ pub(crate) enum Ring {
     Abi,
     /// Recorded events through the pure layers
     Replay,
+    /// The handshake's models, by loom and SPIN
+    Proof,
     /// The real programs on this machine's kernel, as root
     Privileged,
     /// What reads others' bytes, fed with anything, a minute each
@@ -36,7 +38,8 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
-    const ALL: [Self; 6] = [Self::Unit, Self::Abi, Self::Replay, Self::Privileged, Self::Fuzz, Self::Vm];
+    const ALL: [Self; 7] =
+        [Self::Unit, Self::Abi, Self::Replay, Self::Proof, Self::Privileged, Self::Fuzz, Self::Vm];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -44,6 +47,7 @@ impl Ring {
             Self::Unit => "unit",
             Self::Abi => "abi",
             Self::Replay => "replay",
+            Self::Proof => "proof",
             Self::Privileged => "privileged",
             Self::Fuzz => "fuzz",
             Self::Vm => "vm",
