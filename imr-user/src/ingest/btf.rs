@@ -17,7 +17,7 @@ const KVM: &str = "/sys/kernel/btf/kvm";
 const MAX_CHAIN: usize = 32;
 /// Members that are looked at for one field, those of anonymous members included; the largest structs of a kernel have
 /// some hundred. Anonymous members that hold each other would be looked at for ever.
-const MAX_MEMBERS: usize = 1 << 16;
+const MAX_MEMBERS: usize = 1 << 13;
 /// Bytes of a pointer in the kernels this runs on.
 const POINTER_BYTES: usize = size_of::<u64>();
 
