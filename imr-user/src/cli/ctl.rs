@@ -155,11 +155,11 @@ pub struct Socket {
 ///
 /// # Errors
 /// The place that was asked for cannot be had.
-pub fn claim(wanted: Option<&Listen>) -> anyhow::Result<Socket> {
+pub fn claim(wanted: &Listen) -> anyhow::Result<Socket> {
     let claimed = match wanted {
-        Some(Listen::Off) => Ok(None),
-        Some(Listen::At(path)) => Ok(Some(Place::take(path).context("no control socket")?)),
-        None | Some(Listen::Default) => Place::take(Path::new(DEFAULT_PATH)).map(Some).map_err(|error| {
+        Listen::Off => Ok(None),
+        Listen::At(path) => Ok(Some(Place::take(path).context("no control socket")?)),
+        Listen::Default => Place::take(Path::new(DEFAULT_PATH)).map(Some).map_err(|error| {
             let other = matches!(error, PlaceError::Taken { .. });
             let on = if other { "`imr ctl` reaches that one" } else { "`imr ctl` does not work" };
             format!("no control socket, {on}: {error}")

@@ -55,6 +55,7 @@ impl PolicyArgs {
             inject: self.inject.unwrap_or(file.inject),
             pageout: self.pageout.unwrap_or(file.pageout),
             dry_run: self.dry_run.unwrap_or(file.dry_run),
+            ctl: file.ctl,
             pressure: file.pressure,
         }
     }
@@ -72,23 +73,23 @@ mod tests {
         policy: PolicyArgs,
     }
 
-    fn over(arguments: &str, file: RunSection) -> Result<RunSection, String> {
+    fn over(arguments: &str, file: &RunSection) -> Result<RunSection, String> {
         let words = std::iter::once("x").chain(arguments.split_whitespace());
-        Ok(Words::try_parse_from(words).map_err(|error| error.to_string())?.policy.over(file))
+        Ok(Words::try_parse_from(words).map_err(|error| error.to_string())?.policy.over(file.clone()))
     }
 
     #[test]
     fn the_command_line_wins() {
         let file = RunSection { policy: PolicyName::Pressure, inject: true, ..RunSection::default() };
-        assert_eq!(over("", file), Ok(file));
+        assert_eq!(over("", &file), Ok(file));
         for policy in PolicyName::ALL {
-            assert_eq!(over(&format!("--policy {}", policy.name()), file).unwrap().policy, policy);
+            assert_eq!(over(&format!("--policy {}", policy.name()), &file).unwrap().policy, policy);
         }
-        assert_eq!(over("--observe", file).unwrap().policy, PolicyName::Observe);
-        let all = over("--inject=false --pageout --dry-run", file).unwrap();
+        assert_eq!(over("--observe", &file).unwrap().policy, PolicyName::Observe);
+        let all = over("--inject=false --pageout --dry-run", &file).unwrap();
         assert_eq!((all.inject, all.pageout, all.dry_run), (false, true, true));
-        assert!(over("--observe --policy immediate", file).unwrap_err().contains("cannot be used with"));
-        assert!(over("--policy greedy", file).unwrap_err().contains("observe, immediate, pressure"));
-        assert!(over("--inject false", file).is_err());
+        assert!(over("--observe --policy immediate", &file).unwrap_err().contains("cannot be used with"));
+        assert!(over("--policy greedy", &file).unwrap_err().contains("observe, immediate, pressure"));
+        assert!(over("--inject false", &file).is_err());
     }
 }

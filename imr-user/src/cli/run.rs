@@ -65,6 +65,7 @@ pub struct RunArgs {
 /// The configuration is wrong, the pipeline could not start or failed, or standard output is gone.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let file = FileConfig::load(args.config.as_deref(), &Places::of_process())?;
+    let listen = args.ctl.clone().unwrap_or_else(|| file.run.ctl.clone());
     let config = Config {
         pids: args.pid.iter().copied().map(Pid::new).collect(),
         debug_bpf: args.debug_bpf,
@@ -73,13 +74,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
-    runtime.block_on(follow(args, config))
+    runtime.block_on(follow(args, config, &listen))
 }
 
-async fn follow(args: &RunArgs, config: Config) -> anyhow::Result<ExitCode> {
+async fn follow(args: &RunArgs, config: Config, listen: &Listen) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
-    let socket = ctl::claim(args.ctl.as_ref())?;
+    let socket = ctl::claim(listen)?;
     let mut handle = pipeline::spawn(config)?;
     let _ctl = socket.serve(&handle);
     let over = async {

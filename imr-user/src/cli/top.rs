@@ -121,7 +121,7 @@ pub struct TopConfig {
     /// Only the VMs of these processes; empty: all.
     pub pids: Vec<Pid>,
     /// Where to listen for `imr ctl`.
-    pub ctl: Option<Listen>,
+    pub ctl: Listen,
     /// Print what the eBPF programs log.
     pub debug_bpf: bool,
     /// How the screen looks and what its keys do.
@@ -239,9 +239,9 @@ impl TopArgs {
             delay,
             iterations: self.iterations,
             output,
+            ctl: self.ctl.unwrap_or_else(|| run.ctl.clone()),
             run: self.policy.over(run),
             pids: self.pid.into_iter().map(Pid::new).collect(),
-            ctl: self.ctl,
             debug_bpf: self.debug_bpf,
             settings,
             mouse: file.mouse,
@@ -263,12 +263,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let config = arguments
         .validate(&Environment::of_process(), file)
         .unwrap_or_else(|wrong| TopArgs::command().error(ErrorKind::ValueValidation, wrong).exit());
-    let socket = super::ctl::claim(config.ctl.as_ref())?;
+    let socket = super::ctl::claim(&config.ctl)?;
     let mut pipeline = pipeline::spawn(pipeline::Config {
         pids: config.pids.clone(),
         delay: config.delay,
         debug_bpf: config.debug_bpf,
-        ..config.run.into()
+        ..config.run.clone().into()
     })?;
     let _ctl = socket.serve(&pipeline);
     // Nobody reads them here, and unread they would pile up.

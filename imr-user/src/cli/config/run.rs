@@ -12,6 +12,7 @@ use super::Fault;
 use super::top::{Words, fault, word};
 use crate::cli::{duration, size};
 use crate::model::snapshot::PolicyName;
+use crate::pipeline::ctl::{DEFAULT_PATH, Listen};
 use crate::pipeline::settings::{Amount, RATE_LEAST, Settings};
 use crate::pipeline::{Allowed, Config};
 
@@ -19,7 +20,7 @@ use crate::pipeline::{Allowed, Config};
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What is done with memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunSection {
     /// What is done with offers.
     pub policy: PolicyName,
@@ -29,6 +30,8 @@ pub struct RunSection {
     pub pageout: bool,
     /// Take nothing, and say what would be taken.
     pub dry_run: bool,
+    /// Where to listen for `imr ctl`.
+    pub ctl: Listen,
     /// What policy pressure goes by.
     pub pressure: Settings,
 }
@@ -40,6 +43,7 @@ impl Default for RunSection {
             inject: false,
             pageout: false,
             dry_run: false,
+            ctl: Listen::default(),
             pressure: Settings::default(),
         }
     }
@@ -47,7 +51,7 @@ impl Default for RunSection {
 
 impl From<RunSection> for Config {
     fn from(run: RunSection) -> Self {
-        let RunSection { policy, inject, pageout, dry_run, pressure } = run;
+        let RunSection { policy, inject, pageout, dry_run, pressure, ctl: _ } = run;
         Self { policy, allowed: Allowed { inject, dry_run }, pageout, pressure, ..Self::default() }
     }
 }
@@ -59,6 +63,7 @@ pub(super) struct RawRun {
     inject: Option<bool>,
     pageout: Option<bool>,
     dry_run: Option<bool>,
+    ctl: Option<Spanned<String>>,
     psi_above: Option<Spanned<String>>,
     psi_below: Option<Spanned<String>>,
     available_low: Option<Spanned<String>>,
@@ -108,6 +113,7 @@ impl RawRun {
             inject: self.inject.unwrap_or(built_in.inject),
             pageout: self.pageout.unwrap_or(built_in.pageout),
             dry_run: self.dry_run.unwrap_or(built_in.dry_run),
+            ctl: read("ctl", self.ctl.as_ref(), built_in.ctl, listen)?,
             pressure,
         })
     }
@@ -136,6 +142,11 @@ fn marks(place: &Spanned<String>, low: Amount, high: Amount) -> Result<(), Fault
         return Err(fault(place, format!("available_low ({low}) is over available_high ({high})")));
     }
     Ok(())
+}
+
+/// The path that is built in is none that somebody asked for.
+fn listen(text: &str) -> Result<Listen, String> {
+    if text == DEFAULT_PATH { Ok(Listen::Default) } else { Listen::parse(text) }
 }
 
 fn rate(text: &str) -> Result<u64, String> {

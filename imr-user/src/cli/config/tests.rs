@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::cli::top::ColorWhen;
 use crate::model::snapshot::PolicyName;
+use crate::pipeline::ctl::Listen;
 use crate::pipeline::settings::{Amount, Percent, Settings};
 use crate::view::columns::Column;
 use crate::view::tabs::View;
@@ -40,6 +41,7 @@ fn the_default_text_is_what_is_built_in() {
         "inject",
         "pageout",
         "dry_run",
+        "ctl",
         "psi_above",
         "psi_below",
         "available_low",
@@ -50,7 +52,7 @@ fn the_default_text_is_what_is_built_in() {
     for name in ["floor", "rate", "regret_limit", "regret_within", "left_alone"] {
         assert!(run.contains_key(name), "{name}");
     }
-    assert_eq!(run.len(), 13);
+    assert_eq!(run.len(), 14);
 }
 
 #[test]
@@ -181,4 +183,13 @@ fn places_follow_the_xdg_variables() {
     assert_eq!(places(Some("a"), Some("/b")), ["/b/.config/imr/config.toml", system]);
     assert_eq!(places(Some(""), Some("")), [system]);
     assert_eq!(places(None, None), [system]);
+}
+
+#[test]
+fn a_control_socket_is_a_path_or_off() {
+    let ctl = |text: &str| parse(&format!("[run]\nctl = \"{text}\"\n")).map(|file| file.run.ctl);
+    assert_eq!(ctl("/run/imr/ctl.sock"), Ok(Listen::Default));
+    assert_eq!(ctl("/x/y"), Ok(Listen::At("/x/y".into())));
+    assert_eq!(ctl("off"), Ok(Listen::Off));
+    assert!(ctl("").unwrap_err().contains("off"));
 }

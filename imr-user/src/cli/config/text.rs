@@ -7,6 +7,7 @@ use super::run::POLICIES;
 use super::top::{COLORS, FOUND, PALETTES, SYMBOLS};
 use super::{FileConfig, RunSection, TopSection};
 use crate::cli::size;
+use crate::pipeline::ctl::{DEFAULT_PATH, Listen, OFF};
 use crate::view::columns::COLUMNS;
 use crate::view::tabs::View;
 use crate::view::verb::VERBS;
@@ -45,7 +46,18 @@ fn write_run(out: &mut String, run: &RunSection) -> std::fmt::Result {
     writeln!(out, "# Push idle memory of guests without the module out to the host's swap.")?;
     writeln!(out, "pageout = {}", run.pageout)?;
     writeln!(out, "# Take nothing, and say what would be taken.")?;
-    writeln!(out, "dry_run = {}\n", run.dry_run)?;
+    writeln!(out, "dry_run = {}", run.dry_run)?;
+    writeln!(
+        out,
+        "# The Unix socket to listen on for `imr ctl`; \"{OFF}\": none. Where another imr has the built-in one, this"
+    )?;
+    writeln!(out, "# one goes on without; any other path has to be had.")?;
+    let ctl = match &run.ctl {
+        Listen::Default => DEFAULT_PATH.to_owned(),
+        Listen::At(path) => path.display().to_string(),
+        Listen::Off => OFF.to_owned(),
+    };
+    writeln!(out, "ctl = {ctl:?}\n")?;
     let pressure = &run.pressure;
     writeln!(
         out,

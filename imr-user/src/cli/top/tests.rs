@@ -117,7 +117,7 @@ fn the_command_line_wins_over_the_file() {
         ..TopSection::default()
     };
     let run = RunSection { policy: PolicyName::Pressure, dry_run: true, ..RunSection::default() };
-    let file = FileConfig { run, top };
+    let file = FileConfig { run: run.clone(), top };
     let with = |arguments: &str, environment: &Environment| {
         let words = std::iter::once("imr-top").chain(arguments.split_whitespace());
         TopArgs::try_parse_from(words).unwrap().validate(environment, file.clone()).unwrap()
