@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn the_command_line_wins() {
         let file = RunSection { policy: PolicyName::Pressure, inject: true, ..RunSection::default() };
-        assert_eq!(over("", &file), Ok(file));
+        assert_eq!(over("", &file).as_ref(), Ok(&file));
         for policy in PolicyName::ALL {
             assert_eq!(over(&format!("--policy {}", policy.name()), &file).unwrap().policy, policy);
         }
