@@ -192,13 +192,7 @@ impl Worker {
 
     /// Why what was claimed on this call may not be gone on with, if it may not.
     fn void(&self, call: &Call) -> Option<&'static str> {
-        if !self.is_same_boot(call) {
-            Some("the VM was reset, restored or shut down")
-        } else if age_ns(call) > CLAIM_LIFETIME_MS * 1_000_000 {
-            Some("imr was stopped, or had no CPU, for too long")
-        } else {
-            None
-        }
+        why_void(self.is_same_boot(call), age_ns(call))
     }
 
     fn hello(&mut self, gpa: Gpa, cookie: u64) {
@@ -412,4 +406,27 @@ fn seen(facts: &VmFacts, block_bases: &[Option<u64>], tables: &Tables, block: Bl
             Seen { ram: true, touched_ns: record.last_map_ns().max(record.last_young_ns()) }
         },
     )
+}
+
+/// See [`Worker::void`].
+fn why_void(same_boot: bool, age_ns: u64) -> Option<&'static str> {
+    if !same_boot {
+        Some("the VM was reset, restored or shut down")
+    } else if age_ns > CLAIM_LIFETIME_MS * 1_000_000 {
+        Some("imr was stopped, or had no CPU, for too long")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_void_after_a_reset_or_when_imr_was_stopped_for_longer_than_kexec_waits() {
+        assert_eq!(why_void(true, 4_999_999_999), None);
+        assert!(why_void(false, 0).unwrap().contains("reset"));
+        assert!(why_void(true, 5_000_000_001).unwrap().contains("too long"));
+    }
 }
