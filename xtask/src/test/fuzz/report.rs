@@ -8,7 +8,9 @@ use std::fs;
 use std::path::Path;
 
 /// Of a failed run's log so many lines are shown.
-const LAST_LINES: usize = 40;
+const SHOWN_LINES: usize = 40;
+/// How what went wrong begins; the lines after it are its particulars.
+const BEGINNINGS: [&str; 2] = ["panicked at", "ERROR: "];
 /// Of an input that failed so many bytes are shown.
 const MOST_BYTES: usize = 2048;
 
@@ -54,12 +56,14 @@ impl fmt::Display for Statistics {
     }
 }
 
-/// A failed run: how it ended, its last words, and each input it failed on, in hex, with its place.
+/// A failed run: how it ended, what went wrong (else its last words), and each input it failed on, in hex, with its place.
 pub(super) fn failure(test: &str, ended: &str, said: &str, found: &Path, log: &Path) -> String {
     // Writing to a String cannot fail.
     let mut out = format!("test {test} ... FAILED ({ended})");
     let lines: Vec<&str> = said.lines().collect();
-    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+    let begins = lines.iter().position(|line| BEGINNINGS.iter().any(|beginning| line.contains(beginning)));
+    let from = begins.unwrap_or(lines.len().saturating_sub(SHOWN_LINES));
+    for line in lines[from..].iter().take(SHOWN_LINES) {
         let _ = write!(out, "\n    {line}");
     }
     let mut inputs: Vec<_> =
@@ -118,8 +122,8 @@ stat::peak_rss_mb:              60
         let found = std::env::temp_dir().join(format!("imr-fuzz-report-{}", std::process::id()));
         fs::create_dir_all(&found).unwrap();
         fs::write(found.join("crash-1"), [0, 0xab, 7]).unwrap();
-        let shown =
-            failure("fuzz::list", "exit status: 77", "a\nwhat went wrong\n", &found, Path::new("/l/log.txt"));
+        let said = format!("thread 'x' panicked at y\nwhat went wrong\n{}", "a frame\n".repeat(99));
+        let shown = failure("fuzz::list", "exit status: 77", &said, &found, Path::new("/l/log.txt"));
         fs::remove_dir_all(&found).unwrap();
         assert!(shown.starts_with("test fuzz::list ... FAILED (exit status: 77)"), "{shown}");
         assert!(
