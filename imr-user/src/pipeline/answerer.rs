@@ -29,6 +29,7 @@ use crate::reclaim::by_mapping::backend_for;
 use crate::reclaim::choose::Allowed;
 use crate::reclaim::guards::{SlotFacts, VmFacts};
 use crate::reclaim::outcome::Outcome;
+use crate::reclaim::punch::KeptFiles;
 
 /// Why a VM cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,7 @@ impl Answerer {
             facts,
             allowed,
             make_backend: backend_for,
+            kept: KeptFiles::default(),
             tables: Tables::in_memory(1)?,
             policy,
             taker: Taker::new(Settings::default(), clock::monotonic_ns()),

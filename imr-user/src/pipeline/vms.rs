@@ -37,6 +37,7 @@ use crate::policy::settings::Settings;
 use crate::reclaim::by_mapping::backend_for;
 use crate::reclaim::choose::{Allowed, Backends};
 use crate::reclaim::guards::{self, Guard, SlotFacts, VmFacts};
+use crate::reclaim::punch::KeptFiles;
 
 /// Frames from 3 to 4 GiB.
 const PCI_HOLE_GFNS: Range<u64> = 0xc_0000..0x10_0000;
@@ -308,6 +309,7 @@ impl FollowedVm {
             sees_unmaps: start.sees_unmaps,
             allowed: self.allowed,
             make_backend: backend_for,
+            kept: KeptFiles::default(),
             tables: start.tables.clone(),
             policy: self.model.policy,
             taker: Taker::new(start.settings, clock::monotonic_ns()),

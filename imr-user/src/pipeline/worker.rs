@@ -5,7 +5,8 @@
 //! [`CALL_LIFETIME_MS`] and of the reset generation that still holds.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use imr_common::guest_abi::{CALL_LIFETIME_MS, CLAIM_LIFETIME_MS, MODE_OBSERVING, MODE_RECLAIMING};
 use tokio::sync::mpsc::UnboundedSender;
@@ -36,6 +37,10 @@ use crate::reclaim::choose::Allowed;
 use crate::reclaim::executor::{self, Target};
 use crate::reclaim::guards::{SlotFacts, VmFacts};
 use crate::reclaim::outcome::Outcome;
+use crate::reclaim::punch::KeptFiles;
+
+/// How long files stay open when no job follows. A dead VM's memory is kept as long at most.
+const KEEP_OPEN: Duration = Duration::from_millis(200);
 
 /// What the engine asks of a worker.
 pub(super) enum Job {
@@ -113,6 +118,8 @@ pub(super) struct Worker {
     pub(super) sees_unmaps: bool,
     pub(super) allowed: Allowed,
     pub(super) make_backend: MakeBackend,
+    /// Files that the newest batch left open.
+    pub(super) kept: KeptFiles,
     pub(super) block_bases: Vec<Option<u64>>,
     pub(super) tables: Tables,
     pub(super) policy: PolicyName,
@@ -133,8 +140,17 @@ pub(super) struct Worker {
 impl Worker {
     /// Works until the engine drops the other end of `jobs`.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        for job in jobs {
-            self.answer(job);
+        loop {
+            let job = if self.kept.is_empty() {
+                jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                jobs.recv_timeout(KEEP_OPEN)
+            };
+            match job {
+                Ok(job) => self.answer(job),
+                Err(RecvTimeoutError::Timeout) => self.kept.let_go(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
     }
 
@@ -249,9 +265,10 @@ impl Worker {
         let mut pulse = Pulse::new(claimed_ns);
         let mut half_way = false;
         self.watch.look(&mut self.facts, clock::monotonic_ns);
+        let mut kept = std::mem::take(&mut self.kept);
         let outcome = {
             let (vmm, allowed) = (self.watch.vmm(), self.allowed);
-            let mut backend = (self.make_backend)(vmm.proc_dir(), vmm.pid(), allowed);
+            let mut backend = (self.make_backend)(vmm.proc_dir(), vmm.pid(), allowed, &mut kept);
             let witness = TableWitness {
                 tables: &self.tables,
                 index: self.index,

@@ -1,7 +1,7 @@
 //! What every way of giving memory back has in common, and the dry run.
 //!
 //! Input: segments to prepare and calls to make, from the executor. Output: what each call did, or its
-//! failure. A backend keeps nothing open between batches and decides nothing.
+//! failure. A backend decides nothing.
 
 use std::fmt;
 

@@ -14,19 +14,25 @@ use super::backend::{Backend, Call, DryRun, Effect, Failure, Obstacle};
 use super::choose::{Allowed, BackendKind, Backends, backend_of};
 use super::guards::Guard;
 use super::inject::Inject;
-use super::punch::Punch;
+use super::punch::{KeptFiles, Punch};
 use super::still_there;
 use crate::model::backing::Segment;
 use crate::model::ids::Pid;
 
-/// Makes the backend of a VM for one batch: from its /proc/PID, its pid, and what is allowed.
-pub type MakeBackend = for<'a> fn(BorrowedFd<'a>, Pid, Allowed) -> Box<dyn Backend + 'a>;
+/// Makes the backend of a VM for one batch: from its /proc/PID, its pid, what is allowed, and what was kept open.
+pub type MakeBackend = for<'a> fn(BorrowedFd<'a>, Pid, Allowed, &'a mut KeptFiles) -> Box<dyn Backend + 'a>;
 
 /// The backend of the VM with this /proc/PID (see [`Punch::new`]) and pid.
 #[must_use]
-pub fn backend_for<'a>(proc_dir: BorrowedFd<'a>, pid: Pid, allowed: Allowed) -> Box<dyn Backend + 'a> {
-    let inject = allowed.inject.then(|| Box::new(Inject::new(proc_dir, pid)) as Box<dyn Backend + 'a>);
-    let by_mapping = ByMapping::new(proc_dir, allowed, inject);
+pub fn backend_for<'a>(
+    proc_dir: BorrowedFd<'a>,
+    pid: Pid,
+    allowed: Allowed,
+    kept: &'a mut KeptFiles,
+) -> Box<dyn Backend + 'a> {
+    let inject: Option<Box<dyn Backend + 'a>> =
+        if allowed.inject { Some(Box::new(Inject::new(proc_dir, pid))) } else { None };
+    let by_mapping = ByMapping::new(proc_dir, allowed, Punch::keeping(proc_dir, kept), inject);
     if allowed.dry_run { Box::new(DryRun(by_mapping)) } else { Box::new(by_mapping) }
 }
 
@@ -44,8 +50,12 @@ pub struct ByMapping<'a> {
 impl<'a> ByMapping<'a> {
     /// `inject`: what takes private anonymous memory, if anything does.
     #[must_use]
-    pub fn new(proc_dir: BorrowedFd<'a>, allowed: Allowed, inject: Option<Box<dyn Backend + 'a>>) -> Self {
-        let punch = Punch::new(proc_dir);
+    pub fn new(
+        proc_dir: BorrowedFd<'a>,
+        allowed: Allowed,
+        punch: Punch<'a>,
+        inject: Option<Box<dyn Backend + 'a>>,
+    ) -> Self {
         Self { proc_dir, allowed, punch, inject, used: Backends::default(), ended: false }
     }
 

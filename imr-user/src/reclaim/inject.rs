@@ -7,7 +7,7 @@
 mod frame;
 mod gadgets;
 mod held;
-mod maps;
+pub(super) mod maps;
 mod pagemap;
 mod ptrace;
 mod seccomp;

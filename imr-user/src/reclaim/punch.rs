@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::backend::{Backend, Call, Effect, FALLOCATE, Failure, Obstacle};
 use super::guards::Guard;
+use super::inject::maps::{Maps, Vma};
 use super::still_there;
 use crate::model::backing::{BackingKind, Segment};
 
@@ -25,13 +26,12 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
 /// The backend.
-///
-/// Files are opened anew in every batch. A descriptor kept for longer would keep all of a dead VM's memory
-/// allocated, and opening costs a few microseconds in a batch of many milliseconds.
 #[derive(Debug)]
 pub struct Punch<'a> {
     proc_dir: BorrowedFd<'a>,
+    /// Prepared in this batch.
     files: Vec<OpenFile>,
+    kept: Option<&'a mut KeptFiles>,
 }
 
 /// A file of this batch.
@@ -39,7 +39,55 @@ pub struct Punch<'a> {
 struct OpenFile {
     dev: u64,
     inode: u64,
+    page_size: u64,
+    /// The mapping that it was opened through; `None` where the kernel does not tell of a single one.
+    through: Option<Vma>,
     fd: OwnedFd,
+}
+
+/// Files that stay open from one batch to the next, for batches in huge pages, which take hardly longer than opening a
+/// file with cold caches. Before each batch the kernel is asked whether the VMM still has the very same mapping.
+///
+/// They keep a dead VM's memory allocated: whoever has them lets go when nothing follows.
+#[derive(Debug, Default)]
+pub struct KeptFiles {
+    maps: Option<Maps>,
+    files: Vec<OpenFile>,
+}
+
+impl KeptFiles {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Closes them.
+    pub fn let_go(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The file behind the segment, if it was kept and is still mapped there as it was.
+    fn take(&mut self, segment: &Segment) -> Option<OpenFile> {
+        let is_it = |file: &OpenFile| {
+            (file.dev, file.inode, file.page_size) == (segment.dev, segment.inode, segment.page_size)
+                && file.through.is_some_and(|vma| {
+                    (vma.start, vma.end) == (segment.vma_start.get(), segment.vma_end.get())
+                })
+        };
+        let file = self.files.swap_remove(self.files.iter().position(is_it)?);
+        let now = self.maps.as_ref()?.query(segment.hva.get());
+        // An inode that is open cannot become another file's.
+        (now == Ok(file.through)).then_some(file)
+    }
+
+    /// What is mapped at the segment, where the kernel can be asked.
+    fn look(&mut self, proc_dir: BorrowedFd<'_>, segment: &Segment) -> Option<Vma> {
+        if self.maps.is_none() {
+            self.maps = Maps::open(proc_dir).ok();
+        }
+        self.maps.as_ref()?.query(segment.hva.get()).ok().flatten()
+    }
 }
 
 impl<'a> Punch<'a> {
@@ -47,7 +95,13 @@ impl<'a> Punch<'a> {
     /// again is another directory, so it can never lead to another process.
     #[must_use]
     pub fn new(proc_dir: BorrowedFd<'a>) -> Self {
-        Self { proc_dir, files: Vec::new() }
+        Self { proc_dir, files: Vec::new(), kept: None }
+    }
+
+    /// As [`Punch::new`]; what can be kept open for the next batch goes to `kept`, which is this VMM's alone.
+    #[must_use]
+    pub fn keeping(proc_dir: BorrowedFd<'a>, kept: &'a mut KeptFiles) -> Self {
+        Self { proc_dir, files: Vec::new(), kept: Some(kept) }
     }
 
     /// Why a lookup in the VMM's map_files found nothing.
@@ -101,6 +155,13 @@ impl<'a> Punch<'a> {
     }
 }
 
+/// Whether the mapping shows that part of the file that the segment says.
+fn shows(vma: &Vma, segment: &Segment) -> bool {
+    let skipped = segment.hva.get().checked_sub(vma.start);
+    let offset = skipped.and_then(|skipped| vma.offset.checked_add(skipped));
+    offset == Some(segment.file_offset) && vma.shared && vma.writable && vma.inode == segment.inode
+}
+
 impl Backend for Punch<'_> {
     fn name(&self) -> &'static str {
         "punch"
@@ -108,17 +169,32 @@ impl Backend for Punch<'_> {
 
     fn prepare(&mut self, segment: &Segment) -> Result<(), Obstacle> {
         // Opened even where the file is open already: this mapping may have changed, not only that file.
-        let fd = self.open(segment)?;
-        if self.file(segment).is_none() {
-            self.files.push(OpenFile { dev: segment.dev, inode: segment.inode, fd });
-        }
+        let file = match self.kept.as_mut().and_then(|kept| kept.take(segment)) {
+            Some(file) => file,
+            None => {
+                // Looked at first: a mapping that is replaced in between is not the one that is found the next time.
+                let through = self.kept.as_mut().and_then(|kept| kept.look(self.proc_dir, segment));
+                if through.is_some_and(|vma| !shows(&vma, segment)) {
+                    return Err(Obstacle::Guard(Guard::StaleMapping));
+                }
+                let fd = self.open(segment)?;
+                let Segment { dev, inode, page_size, .. } = *segment;
+                OpenFile { dev, inode, page_size, through, fd }
+            }
+        };
+        self.files.push(file);
         Ok(())
     }
 
     fn held_bytes(&self) -> Result<u64, Failure> {
         // st_blocks, because a hugetlb page is in no RSS, and the VMM's RSS forgets what it did not touch.
         let mut sum: u64 = 0;
-        for file in &self.files {
+        for (index, file) in self.files.iter().enumerate() {
+            // Mapped in several places it is one file.
+            let same = |other: &OpenFile| (other.dev, other.inode) == (file.dev, file.inode);
+            if self.files[..index].iter().any(same) {
+                continue;
+            }
             let stat = fstat(&file.fd).map_err(|errno| Failure {
                 operation: "fstat",
                 path: format!("inode {}", file.inode),
@@ -149,6 +225,11 @@ impl Backend for Punch<'_> {
     }
 
     fn finish(&mut self) {
-        self.files.clear();
+        match &mut self.kept {
+            Some(kept) => {
+                kept.files.extend(self.files.drain(..).filter(|file| file.through.is_some()));
+            }
+            None => self.files.clear(),
+        }
     }
 }

@@ -20,7 +20,12 @@ fn run(ram: &[&Ram], ranges: &[(u64, u64)], allowed: Allowed) -> Outcome {
     let slots = (0..).zip(ram).map(|(at, ram)| ram.slot(at * 1024 * FRAMES)).collect();
     let facts = vm(slots);
     let own = proc_dir(std::process::id());
-    let mut backend = ByMapping::new(own.as_fd(), allowed, Some(Box::new(InProcess::new(own.as_fd()))));
+    let mut backend = ByMapping::new(
+        own.as_fd(),
+        allowed,
+        Punch::new(own.as_fd()),
+        Some(Box::new(InProcess::new(own.as_fd()))),
+    );
     let mut target = Target { facts: &facts, allowed, backend: &mut backend, witness: &NoWitness };
     execute(&plan(ranges), &mut target, &mut || true, &mut |_| {})
 }
@@ -67,7 +72,7 @@ fn a_dry_run_of_all_kinds_takes_nothing() {
     let allowed = Allowed { inject: true, dry_run: true };
     let own = proc_dir(std::process::id());
     let inject = Box::new(InProcess::new(own.as_fd()));
-    let mut backend = DryRun(ByMapping::new(own.as_fd(), allowed, Some(inject)));
+    let mut backend = DryRun(ByMapping::new(own.as_fd(), allowed, Punch::new(own.as_fd()), Some(inject)));
     let mut target = Target { facts: &facts, allowed, backend: &mut backend, witness: &NoWitness };
     let plan = plan(&[(0, FRAMES), (1024 * FRAMES, FRAMES)]);
     let outcome = execute(&plan, &mut target, &mut || true, &mut |_| {});

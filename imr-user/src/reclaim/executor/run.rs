@@ -16,6 +16,9 @@ use crate::model::ids::{BLOCK_SIZE, FRAME_SIZE, Gfn, Hva};
 /// noticed: about 4 ms in 4 KiB pages.
 pub const MAX_CALL_BYTES: u64 = 16 << 20;
 
+/// Longest call in huge pages of hugetlbfs: less than a millisecond.
+const MAX_HUGE_CALL_BYTES: u64 = 256 << 20;
+
 /// A piece and the range (index in the plan) that it belongs to.
 pub(super) struct Work<'a> {
     pub(super) range: usize,
@@ -139,7 +142,7 @@ impl<'w, 'a> Run<'w, 'a> {
 /// A run is cut only where a 2 MiB page of the backing or a page of hugetlbfs can end, so that no cut splits one.
 pub(super) fn call_length(place: u64, left: u64, page_size: u64) -> u64 {
     let unit = page_size.max(BLOCK_SIZE);
-    let limit = unit.max(MAX_CALL_BYTES);
+    let limit = unit.max(if page_size > FRAME_SIZE { MAX_HUGE_CALL_BYTES } else { MAX_CALL_BYTES });
     if left <= limit {
         return left;
     }

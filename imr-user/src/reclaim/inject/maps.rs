@@ -46,32 +46,36 @@ const _: () = assert!(size_of::<Query>() == 104);
 
 /// One mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Vma {
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) writable: bool,
-    pub(super) executable: bool,
-    pub(super) shared: bool,
+pub(in crate::reclaim) struct Vma {
+    pub(in crate::reclaim) start: u64,
+    pub(in crate::reclaim) end: u64,
+    pub(in crate::reclaim) writable: bool,
+    pub(in crate::reclaim) executable: bool,
+    pub(in crate::reclaim) shared: bool,
+    /// Where `start` is in its file.
+    pub(in crate::reclaim) offset: u64,
+    /// Major and minor number of its file's device.
+    pub(in crate::reclaim) device: (u32, u32),
     /// 0 without a file.
-    pub(super) inode: u64,
+    pub(in crate::reclaim) inode: u64,
     /// By its name; only known of those that [`Maps::all`] returns.
-    pub(super) is_c_library: bool,
+    pub(in crate::reclaim) is_c_library: bool,
 }
 
 /// An open /proc/PID/maps. Holds no memory of the VMM: the kernel keeps `struct mm_struct`, not its pages.
 #[derive(Debug)]
-pub(super) struct Maps {
+pub(in crate::reclaim) struct Maps {
     file: File,
 }
 
 impl Maps {
-    pub(super) fn open(proc_dir: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(in crate::reclaim) fn open(proc_dir: BorrowedFd<'_>) -> Result<Self, Errno> {
         let fd = openat(proc_dir, c"maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { file: File::from(fd) })
     }
 
     /// The mapping that `address` is in.
-    pub(super) fn find(&self, address: u64) -> Result<Option<Vma>, Errno> {
+    pub(in crate::reclaim) fn find(&self, address: u64) -> Result<Option<Vma>, Errno> {
         match self.query(address) {
             Ok(found) => Ok(found),
             Err(Errno::NOTTY | Errno::INVAL) => {
@@ -81,7 +85,8 @@ impl Maps {
         }
     }
 
-    fn query(&self, address: u64) -> Result<Option<Vma>, Errno> {
+    /// As [`Maps::find`]; [`Errno::NOTTY`] where the kernel cannot be asked for one.
+    pub(in crate::reclaim) fn query(&self, address: u64) -> Result<Option<Vma>, Errno> {
         let mut query = Query { size: size_of::<Query>() as u64, query_addr: address, ..Query::default() };
         // SAFETY: `query` is the structure that this request takes, and names no buffers.
         let done = unsafe { libc::ioctl(self.file.as_raw_fd(), PROCMAP_QUERY, &raw mut query) };
@@ -96,13 +101,15 @@ impl Maps {
             writable: has(WRITABLE),
             executable: has(EXECUTABLE),
             shared: has(SHARED),
+            offset: query.vma_offset,
+            device: (query.dev_major, query.dev_minor),
             inode: query.inode,
             is_c_library: false,
         }))
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> Result<Vec<Vma>, Errno> {
+    pub(in crate::reclaim) fn all(&self) -> Result<Vec<Vma>, Errno> {
         rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
         let mut text = Vec::new();
         let read = (&self.file).read_to_end(&mut text);
@@ -116,7 +123,10 @@ fn parse(line: &str) -> Option<Vma> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let access = words.next()?.as_bytes();
-    let inode = words.nth(2)?.parse().ok()?;
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let (major, minor) = words.next()?.split_once(':')?;
+    let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+    let inode = words.next()?.parse().ok()?;
     let path = words.next().unwrap_or_default();
     let file = path.rsplit('/').next().unwrap_or_default();
     Some(Vma {
@@ -125,6 +135,8 @@ fn parse(line: &str) -> Option<Vma> {
         writable: access.get(1) == Some(&b'w'),
         executable: access.get(2) == Some(&b'x'),
         shared: access.get(3) == Some(&b's'),
+        offset,
+        device,
         inode,
         is_c_library: ["libc.", "libc-", "ld-musl"].iter().any(|start| file.starts_with(start)),
     })
@@ -146,6 +158,8 @@ mod tests {
             writable: false,
             executable: true,
             shared: false,
+            offset: 0x1000,
+            device: (0xfe, 1),
             inode: 77,
             is_c_library: true,
         };

@@ -133,3 +133,49 @@ fn a_sealed_file_fails_with_the_remedy() {
     assert!(failure.to_string().contains("F_SEAL_FUTURE_WRITE"), "{failure}");
     assert!(ram.is_filled(0, MIB));
 }
+
+/// A worker keeps files open between batches only as long as the VMM has the very same mapping.
+#[test]
+fn a_file_that_was_kept_is_used_only_where_it_is_still_mapped() {
+    let test = "a_file_that_was_kept_is_used_only_where_it_is_still_mapped";
+    if !map_files_or_skip(test) {
+        return;
+    }
+    let (file, other) = (memfd(4 * MIB, MemfdFlags::empty()), memfd(4 * MIB, MemfdFlags::empty()));
+    let ram = Ram::shared(&file, 0, 2 * MIB);
+    ram.fill();
+    let segment = ram.slot(0).segments.remove(0);
+    let proc_dir = proc_dir(std::process::id());
+    let mut kept = KeptFiles::default();
+    let mut punch = Punch::keeping(proc_dir.as_fd(), &mut kept);
+    punch.prepare(&segment).unwrap();
+    punch.finish();
+    assert_eq!(punch.reclaim(&call(&segment, MIB)).map_err(|failure| failure.errno), Err(Errno::BADF));
+    if kept.is_empty() {
+        return println!("SKIPPED {test}: PROCMAP_QUERY is missing (before Linux 6.11): nothing is kept");
+    }
+    let mut punch = Punch::keeping(proc_dir.as_fd(), &mut kept);
+    punch.prepare(&segment).unwrap();
+    assert_eq!((punch.held_bytes(), punch.files.len()), (Ok(2 * MIB), 1));
+    assert_eq!(punch.kept.as_ref().unwrap().files.len(), 0, "it is the one that was kept");
+    assert_eq!(punch.reclaim(&call(&segment, MIB)), Ok(Effect::Taken));
+    punch.finish();
+    assert_eq!(held(&file), MIB);
+
+    // Another part of the same file, with the same bounds: the file is right, and the place is not.
+    ram.replace(0, &file, 2 * MIB, 2 * MIB);
+    let mut punch = Punch::keeping(proc_dir.as_fd(), &mut kept);
+    assert_eq!(punch.prepare(&segment), Err(Obstacle::Guard(Guard::StaleMapping)));
+    punch.finish();
+    assert!(kept.is_empty());
+    // Another file there.
+    ram.replace(0, &other, 0, 2 * MIB);
+    ram.fill();
+    let mut punch = Punch::keeping(proc_dir.as_fd(), &mut kept);
+    assert_eq!(punch.prepare(&segment), Err(Obstacle::Guard(Guard::StaleMapping)));
+    punch.finish();
+    assert!(kept.is_empty());
+    assert_eq!(held(&other), 2 * MIB);
+    kept.let_go();
+    assert!(kept.maps.is_none());
+}
