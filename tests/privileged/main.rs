@@ -10,6 +10,7 @@
 )]
 
 mod ctl;
+mod guards;
 mod inject;
 mod psi;
 
@@ -67,6 +68,13 @@ fn main() -> ExitCode {
         Test { name: "privileged::residency_merged_pages", run: residency::merged_pages },
         Test { name: "privileged::residency_swapped_anonymous", run: residency::swapped_anonymous },
         Test { name: "privileged::residency_swapped_file", run: residency::swapped_file },
+        Test { name: "privileged::guards_kinds_of_mappings", run: guards::kinds_of_mappings },
+        Test { name: "privileged::guards_locked_memory", run: guards::locked_memory },
+        Test { name: "privileged::guards_userfaultfd_registered", run: guards::userfaultfd_registered },
+        Test { name: "privileged::guards_no_free_memory", run: guards::slots_that_are_no_free_memory },
+        Test { name: "privileged::guards_vfio_in_use", run: guards::vfio_in_use },
+        Test { name: "privileged::guards_private_guest_memory", run: guards::private_guest_memory },
+        Test { name: "privileged::guards_process_ids_used_again", run: guards::process_ids_used_again },
         Test { name: "privileged::inject_takes_only_what_is_named", run: inject::takes_only_what_is_named },
         Test { name: "privileged::inject_goes_unnoticed", run: inject::goes_unnoticed },
         Test { name: "privileged::inject_says_why_it_cannot", run: inject::says_why_it_cannot },
