@@ -277,7 +277,13 @@ fn nobody() -> Verdict {
     let copy = dir.join("imr");
     fs::copy(&imr, &copy).unwrap();
     let output = finish(
-        Command::new(&copy).args(["run", "--duration", "1s"]).uid(NOBODY).gid(NOBODY).current_dir("/"),
+        Command::new(&copy)
+            .args(["run", "--duration", "1s"])
+            .env("HOME", "/nonexistent")
+            .env_remove("XDG_CONFIG_HOME")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .current_dir("/"),
     );
     fs::remove_dir_all(&dir).unwrap();
     let said = stderr(&output);
