@@ -73,53 +73,7 @@ impl Answerer {
         policy: PolicyName,
         allowed: Allowed,
     ) -> Result<Self, AnswererError> {
-        let vmm = Arc::new(Vmm::open(vmm.pid())?);
-        let hazards = Hazards::of(&vmm);
-        let segments = vmm.segments(slots)?;
-        let facts = VmFacts {
-            vfio: hazards.vfio,
-            guest_memfd: hazards.guest_memfd,
-            stale: false,
-            slots: slots
-                .iter()
-                .zip(segments)
-                .map(|(slot, segments)| SlotFacts {
-                    base_gfn: Gfn::new(slot.base_gfn),
-                    npages: slot.npages,
-                    readonly: slot.is_readonly(),
-                    followed: true,
-                    segments,
-                })
-                .collect(),
-        };
-        let ranges = slots
-            .iter()
-            .filter_map(|slot| RamRange::from_frames(slot.base_gfn, slot.npages, slot.userspace_addr))
-            .collect();
-        let (sender, reports) = unbounded_channel();
-        let worker = Worker {
-            vm: VmId::new(1),
-            index: 0,
-            memory: GuestMemory::new(vmm.mem_file()?.into(), ranges),
-            block_bases: vec![None; facts.slots.len()],
-            facts,
-            allowed,
-            make_backend: backend_for,
-            kept: KeptFiles::default(),
-            tables: Tables::in_memory(1)?,
-            policy,
-            taker: Taker::new(Settings::default(), clock::monotonic_ns()),
-            attach_id: 1,
-            attach_ids: AttachIds::new(1),
-            stop_at: None,
-            orders: Arc::new(Orders::default()),
-            reports: sender,
-            session: None,
-            request: Request::default(),
-            _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd)?,
-            sees_unmaps: false,
-            watch: HazardWatch::new(vmm, hazards),
-        };
+        let (worker, reports) = worker_of(vmm, vm_fd, slots, policy, allowed)?;
         Ok(Self { worker, reports })
     }
 
@@ -163,6 +117,64 @@ impl Answerer {
         let call = Call { time_ns: clock::monotonic_ns(), generation, cookie, op };
         self.worker.answer(Job::Call(call));
     }
+}
+
+/// The worker, and where it reports to. As [`Answerer::start`].
+pub(super) fn worker_of(
+    vmm: &Vmm,
+    vm_fd: u32,
+    slots: &[FoundSlot],
+    policy: PolicyName,
+    allowed: Allowed,
+) -> Result<(Worker, UnboundedReceiver<(VmId, Report)>), AnswererError> {
+    let vmm = Arc::new(Vmm::open(vmm.pid())?);
+    let hazards = Hazards::of(&vmm);
+    let segments = vmm.segments(slots)?;
+    let facts = VmFacts {
+        vfio: hazards.vfio,
+        guest_memfd: hazards.guest_memfd,
+        stale: false,
+        slots: slots
+            .iter()
+            .zip(segments)
+            .map(|(slot, segments)| SlotFacts {
+                base_gfn: Gfn::new(slot.base_gfn),
+                npages: slot.npages,
+                readonly: slot.is_readonly(),
+                followed: true,
+                segments,
+            })
+            .collect(),
+    };
+    let ranges = slots
+        .iter()
+        .filter_map(|slot| RamRange::from_frames(slot.base_gfn, slot.npages, slot.userspace_addr))
+        .collect();
+    let (sender, reports) = unbounded_channel();
+    let worker = Worker {
+        vm: VmId::new(1),
+        index: 0,
+        memory: GuestMemory::new(vmm.mem_file()?.into(), ranges),
+        block_bases: vec![None; facts.slots.len()],
+        facts,
+        allowed,
+        make_backend: backend_for,
+        kept: KeptFiles::default(),
+        tables: Tables::in_memory(1)?,
+        policy,
+        taker: Taker::new(Settings::default(), clock::monotonic_ns()),
+        attach_id: 1,
+        attach_ids: AttachIds::new(1),
+        stop_at: None,
+        orders: Arc::new(Orders::default()),
+        reports: sender,
+        session: None,
+        request: Request::default(),
+        _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd)?,
+        sees_unmaps: false,
+        watch: HazardWatch::new(vmm, hazards),
+    };
+    Ok((worker, reports))
 }
 
 fn said(report: Option<Report>) -> String {

@@ -49,6 +49,8 @@ use crate::policy::free_since::FREE_SINCE_BYTES;
 
 /// Slot changes come in bursts (a booting guest moves its PCI BARs): they are followed at most this often.
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the offers that are being carried out have at the end. A batch takes milliseconds, unless the VMM stands still.
+const LAST_OFFERS: Duration = Duration::from_secs(5);
 /// The first snapshot waits for the first baselines, but not longer than this.
 const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes that a block costs at most, with an older picture of it on a screen, and the bit that says that it changed.
@@ -391,8 +393,13 @@ impl Engine {
     }
 
     fn finish(mut self) {
-        for vm in self.vms.values_mut() {
-            vm.stop_worker();
+        let ending: Vec<_> = self.vms.iter_mut().map(|(id, vm)| (*id, vm.let_worker_end())).collect();
+        let deadline = Instant::now() + LAST_OFFERS;
+        for (id, worker) in ending {
+            if !worker.wait(deadline) {
+                let what = "the offer it is at takes too long: its outcome is not in the summary".into();
+                self.tell(Some(id), Happened::Problem { what });
+            }
         }
         while let Ok((vm, report)) = self.reports.try_recv() {
             self.report(vm, report);

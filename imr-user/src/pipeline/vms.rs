@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -89,7 +90,20 @@ pub(super) struct FollowedVm {
 struct RunningWorker {
     jobs: SyncSender<Job>,
     orders: Arc<Orders>,
-    thread: JoinHandle<()>,
+    /// Says that the thread has ended, by being closed.
+    ended: Receiver<()>,
+}
+
+/// A worker that gets no more jobs.
+pub(super) struct EndingWorker(Option<Receiver<()>>);
+
+impl EndingWorker {
+    /// Waits until it has ended; its last reports are in the queue then. `false`: not by `deadline`.
+    pub(super) fn wait(self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A worker that panicked has said so on standard error; its session is over either way.
+        self.0.is_none_or(|ended| ended.recv_timeout(left) != Err(RecvTimeoutError::Timeout))
+    }
 }
 
 /// Why there is no worker for a VM.
@@ -281,13 +295,10 @@ impl FollowedVm {
         }
     }
 
-    /// Lets the worker finish the offer it is at, and end. Its last reports are in the queue then.
-    pub(super) fn stop_worker(&mut self) {
-        if let Some(RunningWorker { jobs, thread, .. }) = self.worker.take() {
-            drop(jobs);
-            // A worker that panicked has said so on standard error; its session is over either way.
-            let _ = thread.join();
-        }
+    /// Lets the worker finish the offer it is at, and end, without waiting for it: a VMM may take its time, and other
+    /// VMs must not wait for that.
+    pub(super) fn let_worker_end(&mut self) -> EndingWorker {
+        EndingWorker(self.worker.take().map(|worker| worker.ended))
     }
 
     fn start_worker(&mut self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
@@ -323,11 +334,18 @@ impl FollowedVm {
             _lock: lock,
         };
         let (jobs, receiver) = sync_channel(JOBS);
+        let (ending, ended) = sync_channel::<()>(0);
         let thread = thread::Builder::new()
             .name(format!("imr-{}", self.model.id()))
-            .spawn(move || worker.run(&receiver))
+            .spawn(move || {
+                // Dropped last, however it ends.
+                let _ending = ending;
+                worker.run(&receiver);
+            })
             .map_err(NoWorker::Thread)?;
-        Ok(RunningWorker { jobs, orders, thread })
+        // It goes on alone, and is waited for by `ended`.
+        drop(thread);
+        Ok(RunningWorker { jobs, orders, ended })
     }
 
     /// Takes over the counters of the VM.

@@ -4,6 +4,9 @@
 //! Input: jobs from the engine. Output: reports to it. It acts only on a live, proven call: younger than
 //! [`CALL_LIFETIME_MS`] and of the reset generation that still holds.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;

@@ -110,6 +110,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ..Machine::default()
         },
     },
+    // Huge pages of hugetlbfs are there from the boot on; the script says what each guest's memory is made of.
+    Scenario {
+        name: "backends",
+        script: "backends.sh",
+        machine: || Machine {
+            ram: GuestRam::Hugetlb,
+            guest_mib: 256,
+            autostart: false,
+            ..Machine::default()
+        },
+    },
     Scenario { name: "churn", script: "churn.sh", machine: Machine::default },
     Scenario {
         name: "files_keep_checksums",

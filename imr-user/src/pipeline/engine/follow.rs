@@ -78,7 +78,8 @@ impl Engine {
             self.tell(Some(id), Happened::VmGone);
         }
         let Some(mut vm) = self.vms.remove(&id) else { return };
-        vm.stop_worker();
+        // What it still has to say is of a VM that is no more.
+        drop(vm.let_worker_end());
         self.schedule.forget(id);
         self.correlator.unregister(vm.registration.index());
         add_to_summary(&mut self.totals_of_ended, &vm);

@@ -1,0 +1,222 @@
+//! Workers with real guest RAM in this process, each in its thread as in the product: one that stands still delays nobody.
+
+use std::mem::offset_of;
+use std::os::fd::BorrowedFd;
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use imr_common::guest_abi::{ABI_VERSION, GuestHalf, LIST_END, LIST_RECORD_SIZE, MAGIC, RECORD_LIST};
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::*;
+use crate::ingest::discovery::FoundSlot;
+use crate::ingest::vmm::Vmm;
+use crate::model::backing::Segment;
+use crate::model::ids::{FRAME_SIZE, Pid};
+use crate::pipeline::answerer::worker_of;
+use crate::reclaim::backend::{Backend, Effect, Failure, Obstacle};
+use crate::reclaim::choose::Allowed;
+
+const COOKIE: u64 = 0xfeed;
+const MIB: u64 = 1 << 20;
+/// Of each guest's RAM; the control page is its first frame, the list the second, the offered block begins at 2 MiB.
+const BYTES: u64 = 8 * MIB;
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A guest's RAM and its worker.
+struct Guest {
+    file: std::os::fd::OwnedFd,
+    address: u64,
+    jobs: std::sync::mpsc::SyncSender<Job>,
+    reports: UnboundedReceiver<(VmId, Report)>,
+    generation: u64,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl Guest {
+    fn start(vm_fd: u32, make_backend: Option<MakeBackend>) -> Self {
+        let file = memfd_create("imr-test-ram", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, BYTES).unwrap();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: no MAP_FIXED: the kernel picks addresses that nobody uses.
+        let address =
+            unsafe { mmap(std::ptr::null_mut(), BYTES as usize, access, MapFlags::SHARED, &file, 0) }
+                .unwrap();
+        let address = address as u64;
+        let slot =
+            FoundSlot { id: 0, base_gfn: 0, npages: BYTES / FRAME_SIZE, userspace_addr: address, flags: 0 };
+        let vmm = Vmm::open(Pid::new(std::process::id())).unwrap();
+        let (mut worker, reports) =
+            worker_of(&vmm, vm_fd, &[slot], PolicyName::Immediate, Allowed::default()).unwrap();
+        worker.make_backend = make_backend.unwrap_or(worker.make_backend);
+        let generation = worker.tables.reset_generation(worker.index);
+        let (jobs, receiver) = sync_channel(8);
+        let (ending, ended) = sync_channel(0);
+        thread::spawn(move || {
+            let _ending = ending;
+            worker.run(&receiver);
+        });
+        let guest = Self { file, address, jobs, reports, generation, ended };
+        for at in (0..BYTES).step_by(FRAME_SIZE as usize) {
+            guest.write(at + FRAME_SIZE - 8, &1_u64.to_le_bytes());
+        }
+        guest.set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, cookie), &COOKIE.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, own_gpa), &0_u64.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_gpa), &FRAME_SIZE.to_le_bytes());
+        guest.set(offset_of!(GuestHalf, record_size), &LIST_RECORD_SIZE.to_le_bytes());
+        guest
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        for (at, byte) in (at..).zip(bytes) {
+            assert!(at < BYTES);
+            // SAFETY: inside the mapping, which lives as long as `self`.
+            unsafe { ((self.address + at) as *mut u8).write_volatile(*byte) };
+        }
+    }
+
+    fn set(&self, offset: usize, bytes: &[u8]) {
+        self.write(offset as u64, bytes);
+    }
+
+    fn call(&self, op: CallOp) {
+        let call = Call { time_ns: clock::monotonic_ns(), generation: self.generation, cookie: COOKIE, op };
+        self.jobs.send(Job::Call(call)).unwrap();
+    }
+
+    /// The next report, within the limit.
+    fn report(&mut self) -> Report {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.reports.try_recv() {
+                Ok((_, report)) => return report,
+                Err(_) => assert!(Instant::now() < deadline, "no report"),
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn hello(&mut self) {
+        let hello = CallOp::Hello(Gpa::new(0));
+        self.call(hello);
+        assert!(matches!(self.answer(hello), Report::Hello { .. }));
+    }
+
+    /// The answer to a call; made again, as a guest does, where it came too late on a busy machine.
+    fn answer(&mut self, op: CallOp) -> Report {
+        loop {
+            match self.report() {
+                Report::Stale => self.call(op),
+                Report::Malformed { why } | Report::Detached { why } => panic!("{why}"),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Offers the block at 2 MiB, and rings.
+    fn offer(&self, seq: u64) {
+        let mut entry = [0; 16];
+        entry[..8].copy_from_slice(&(2 * MIB).to_le_bytes());
+        entry[8..12].copy_from_slice(&9_u32.to_le_bytes());
+        entry[12..].copy_from_slice(&LIST_END.to_le_bytes());
+        self.write(FRAME_SIZE, &entry);
+        self.set(offset_of!(GuestHalf, offer_count), &1_u32.to_le_bytes());
+        self.set(offset_of!(GuestHalf, offer_seq), &seq.to_le_bytes());
+        self.call(CallOp::Doorbell(seq));
+    }
+
+    fn held(&self) -> u64 {
+        fstat(&self.file).unwrap().st_blocks as u64 * 512
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // SAFETY: this mapping is ours alone, and no reference points into it.
+        unsafe { munmap(self.address as *mut _, BYTES as usize) }.unwrap();
+    }
+}
+
+/// Whether calls may go on, and who wants to know that one has come.
+static GATE: (Mutex<(bool, Option<Sender<()>>)>, Condvar) = (Mutex::new((false, None)), Condvar::new());
+
+/// Stands still in a call until the gate opens: a VMM that does not let itself be served.
+struct Stuck;
+
+impl Backend for Stuck {
+    fn name(&self) -> &'static str {
+        "stuck"
+    }
+    fn prepare(&mut self, _: &Segment) -> Result<(), Obstacle> {
+        Ok(())
+    }
+    fn held_bytes(&self) -> Result<u64, Failure> {
+        Ok(0)
+    }
+    fn reclaim(&mut self, _: &crate::reclaim::backend::Call<'_>) -> Result<Effect, Failure> {
+        let mut gate = GATE.0.lock().unwrap();
+        gate.1.take().unwrap().send(()).unwrap();
+        while !gate.0 {
+            gate = GATE.1.wait(gate).unwrap();
+        }
+        Ok(Effect::Taken)
+    }
+    fn finish(&mut self) {}
+}
+
+fn stuck<'a>(_: BorrowedFd<'a>, _: Pid, _: Allowed, _: &'a mut KeptFiles) -> Box<dyn Backend + 'a> {
+    Box::new(Stuck)
+}
+
+#[test]
+fn a_vm_that_stands_still_delays_no_other() {
+    if !rustix::process::geteuid().is_root() {
+        return println!(
+            "SKIPPED a_vm_that_stands_still_delays_no_other: map_files and the VM's lock need root"
+        );
+    }
+    let (arrived, stands) = channel();
+    GATE.0.lock().unwrap().1 = Some(arrived);
+    // Descriptors that no VM of this process has, so that each has a lock of its own.
+    let (mut slow, mut fast) = (Guest::start(70_001, Some(stuck)), Guest::start(70_002, None));
+    slow.hello();
+    fast.hello();
+    slow.offer(1);
+    assert!(matches!(slow.answer(CallOp::Doorbell(1)), Report::Claimed(_)));
+    stands.recv_timeout(LIMIT).unwrap();
+
+    // In the middle of the other one's call, this one is served, again and again.
+    for seq in 1..=20 {
+        for at in (2 * MIB..4 * MIB).step_by(FRAME_SIZE as usize) {
+            fast.write(at, &[7; 8]);
+        }
+        assert_eq!(fast.held(), BYTES);
+        fast.offer(seq);
+        assert!(matches!(fast.answer(CallOp::Doorbell(seq)), Report::Claimed(_)));
+        let Report::Done(done) = fast.report() else { panic!("offer {seq} was not done") };
+        assert_eq!(done.outcome.ranges[0].result, crate::reclaim::outcome::RangeResult::Reclaimed);
+        assert!(done.total_ns() < LIMIT.as_nanos() as u64 / 4);
+        assert_eq!(fast.held(), BYTES - 2 * MIB);
+    }
+    assert!(slow.reports.try_recv().is_err(), "it still stands");
+
+    // Nobody has to wait for its end, either; and when it can, it goes on where it stood.
+    let (jobs, _) = sync_channel(1);
+    drop(std::mem::replace(&mut slow.jobs, jobs));
+    assert_eq!(slow.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    GATE.0.lock().unwrap().0 = true;
+    GATE.1.notify_all();
+    // A claim that took too long is void; this one may have.
+    assert!(matches!(slow.report(), Report::Done(_) | Report::Abandoned { .. } | Report::Detached { .. }));
+    assert_eq!(slow.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+    let (jobs, _) = sync_channel(1);
+    drop(std::mem::replace(&mut fast.jobs, jobs));
+    assert_eq!(fast.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+}
