@@ -144,8 +144,10 @@ impl Drop for Guest {
     }
 }
 
-/// Whether calls may go on, and who wants to know that one has come.
-static GATE: (Mutex<(bool, Option<Sender<()>>)>, Condvar) = (Mutex::new((false, None)), Condvar::new());
+/// Whether calls may go on.
+static GATE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+/// Who wants to know that one has come.
+static ARRIVED: Mutex<Option<Sender<()>>> = Mutex::new(None);
 
 /// Stands still in a call until the gate opens: a VMM that does not let itself be served.
 struct Stuck;
@@ -161,10 +163,10 @@ impl Backend for Stuck {
         Ok(0)
     }
     fn reclaim(&mut self, _: &crate::reclaim::backend::Call<'_>) -> Result<Effect, Failure> {
-        let mut gate = GATE.0.lock().unwrap();
-        gate.1.take().unwrap().send(()).unwrap();
-        while !gate.0 {
-            gate = GATE.1.wait(gate).unwrap();
+        ARRIVED.lock().unwrap().take().unwrap().send(()).unwrap();
+        let mut open = GATE.0.lock().unwrap();
+        while !*open {
+            open = GATE.1.wait(open).unwrap();
         }
         Ok(Effect::Taken)
     }
@@ -183,7 +185,7 @@ fn a_vm_that_stands_still_delays_no_other() {
         );
     }
     let (arrived, stands) = channel();
-    GATE.0.lock().unwrap().1 = Some(arrived);
+    *ARRIVED.lock().unwrap() = Some(arrived);
     // Descriptors that no VM of this process has, so that each has a lock of its own.
     let (mut slow, mut fast) = (Guest::start(70_001, Some(stuck)), Guest::start(70_002, None));
     slow.hello();
@@ -211,7 +213,7 @@ fn a_vm_that_stands_still_delays_no_other() {
     let (jobs, _) = sync_channel(1);
     drop(std::mem::replace(&mut slow.jobs, jobs));
     assert_eq!(slow.ended.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
-    GATE.0.lock().unwrap().0 = true;
+    *GATE.0.lock().unwrap() = true;
     GATE.1.notify_all();
     // A claim that took too long is void; this one may have.
     assert!(matches!(slow.report(), Report::Done(_) | Report::Abandoned { .. } | Report::Detached { .. }));
