@@ -438,15 +438,3 @@ fn why_void(same_boot: bool, age_ns: u64) -> Option<&'static str> {
         None
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_claim_is_void_after_a_reset_or_when_imr_was_stopped_for_longer_than_kexec_waits() {
-        assert_eq!(why_void(true, 4_999_999_999), None);
-        assert!(why_void(false, 0).unwrap().contains("reset"));
-        assert!(why_void(true, 5_000_000_001).unwrap().contains("too long"));
-    }
-}

@@ -222,3 +222,10 @@ fn a_vm_that_stands_still_delays_no_other() {
     drop(std::mem::replace(&mut fast.jobs, jobs));
     assert_eq!(fast.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
 }
+
+#[test]
+fn a_claim_is_void_after_a_reset_or_when_imr_was_stopped_for_longer_than_kexec_waits() {
+    assert_eq!(why_void(true, 4_999_999_999), None);
+    assert!(why_void(false, 0).unwrap().contains("reset"));
+    assert!(why_void(true, 5_000_000_001).unwrap().contains("too long"));
+}
