@@ -22,14 +22,14 @@ migrate() {
 
 boot 1
 module 1 timeout_ms=30000
-hold 1 keep 48
+hold 1 keep 32
 from=1
 for step in heard claimed half reclaimed done; do
     to=$((from + 1))
     FROM=0
     imr_start --stop-at $step
     attached $from
-    fill $from auto
+    fill $from 24
     stops $from
     migrate $from $to
     left=$(resident_kib $from)
@@ -49,7 +49,6 @@ for step in heard claimed half reclaimed done; do
     rewrite $to keep
     guest stop $from
     event 20 event=vm_gone "vm.name=guest$from" >/dev/null || fail "the VMM that was left is still there"
-    served $to
     say "$step: offer $OPEN went along from guest $from to guest $to"
     FROM=0
     imr_stop
@@ -63,5 +62,7 @@ held=$(resident_kib $from)
 imr ctl reclaim || fail "imr ctl reclaim"
 settle
 say "held: $held KiB, after a request: $(resident_kib $from) KiB"
+served $from
 release $from keep
+FROM=0
 imr_stop

@@ -21,7 +21,7 @@ snapshot() { job '{"execute":"snapshot-'"$1"'","arguments":{"job-id":"job","tag"
 boot 1
 disk
 module 1 timeout_ms=30000
-hold 1 keep 48
+hold 1 keep 32
 
 imr_start --stop-at heard
 stops 1
@@ -35,7 +35,7 @@ imr_stop
 
 imr_start --stop-at claimed
 attached 1
-fill 1 auto
+fill 1 24
 stops 1
 claimed=$OPEN
 need "a batch is claimed" "$claimed" -gt "$offered"
@@ -45,7 +45,7 @@ event 30 event=done "seq=$claimed" >/dev/null || fail "offer $claimed was not fi
 settle
 imr_stop
 
-hold 1 big auto
+hold 1 big 40
 snapshot save used
 imr_start --stop-at half
 attached 1

@@ -3,17 +3,16 @@
 . /root/lib.sh
 boot 1
 boot 2
-hold 1 keep 64
+hold 1 keep 32
 
 # crash SIGNAL STEP: guest 2's VMM ends by that signal while imr is at that step of its batch.
 crash() {
-    vmm=$(guest pid 2)
-    kill -"$1" "$vmm"
+    kill -"$1" "$(guest pid 2)"
+    guest off 2
     kill -CONT "$IMR_PID"
     event 30 event=vm_gone vm.name=guest2 >/dev/null || fail "imr does not see that the VMM has ended ($1, $2)"
     need "its batch was not finished" "$(count event=done vm.name=guest2 "seq=$OPEN")" -eq 0
     need "a few words at most" "$(count event=problem)" -le 2
-    guest off 2
     say "$1 at $2: offer $OPEN ended with its VMM"
 }
 
@@ -37,7 +36,7 @@ imr_stop
 FROM=0
 imr_start --stop-at claimed
 attached 2
-fill 2 auto
+fill 2 24
 stops 2
 need "a batch is open" "$OPEN" -ne 0
 crash KILL claimed

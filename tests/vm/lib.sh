@@ -90,10 +90,10 @@ stops() {
 }
 is_stopped() { grep -q '^State:[[:space:]]*T' "/proc/$1/status"; }
 
-# served N: a new batch of guest N is offered and finished, and nothing is stuck.
+# served N [MIB]: a new batch of guest N is offered and finished, and nothing is stuck.
 served() {
     mark
-    fill "$1" auto
+    fill "$1" "${2:-24}"
     event 60 event=done "vm.name=guest$1" >/dev/null || fail "guest $1 is not served"
     await 30 "guest $1: no offer is open" stat_is "$1" open_seq -eq 0
     need "guest $1: no result is missing" "$(stat_of "$1" pages_unanswered)" -eq 0

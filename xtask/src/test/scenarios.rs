@@ -183,12 +183,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fail_snapshot",
         script: "fail_snapshot.sh",
-        machine: || Machine { module: false, guest_mib: 256, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
     },
     Scenario {
         name: "fail_migrate",
         script: "fail_migrate.sh",
-        machine: || Machine { module: false, guest_mib: 256, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
