@@ -319,3 +319,50 @@ swapped_and_back() {
     need "blocks that were touched are not swapped" $((out_blocks - $(blocks swapped))) -ge $(((HELD - LEFT) / 2 - 2))
     resume 1
 }
+
+# --- a guest that attacks the host (tests/hostile-kmod) ---
+
+# hostile N ATTACK [PARAMETERS]: guest N's kernel makes one attack; the module says whether all went as it has to.
+# LINE is what it said last.
+hostile() {
+    number=$1 attack=$2; shift 2
+    LINE=$(guest run -t 170 "$number" "insmod /imr_hostile.ko attack=$attack $* 2>/dev/null; \
+        dmesg | sed -n 's/.*imr_hostile: attack=$attack /attack=$attack /p' | tail -n 1")
+    say "${LINE:-no word of attack $attack}"
+    case $LINE in
+    *verdict=ok*) ;;
+    *) guest run -t 20 "$number" "dmesg | grep imr_hostile | tail -n 30"; fail "attack $attack: not as it has to be" ;;
+    esac
+    kill -0 "$IMR_PID" || fail "imr has ended"
+}
+
+# said FIELD: a number of LINE.
+said() { echo "$LINE" | tr ' ' '\n' | sed -n "s/^$1=//p"; }
+
+# roms N: checksums of what lies in guest N's address space beside its RAM: VGA and option ROMs, BIOS, flash.
+roms() {
+    for area in 786432:131072 917504:131072 4294705152:262144; do
+        guest qmp "$1" '{"execute":"pmemsave","arguments":{"val":'"${area%:*}"',"size":'"${area#*:}"',"filename":"/tmp/rom"}}' \
+            >/dev/null || return 1
+        sha256sum </tmp/rom
+    done
+    rm -f /tmp/rom
+}
+
+# cpu_ticks: what imr has had of the CPUs so far, user and system, ticks of 10 ms.
+cpu_ticks() { sed 's/.*) //' "/proc/$IMR_PID/stat" | awk '{ print $12 + $13 }'; }
+
+# watch_begin: what must not change: guest 2's held memory, guest 1's ROMs, a file of L1.
+watch_begin() {
+    hold 2 watched 90
+    ROMS=$(roms 1) || fail "guest 1's ROMs cannot be read"
+    dd if=/dev/urandom of=/dev/shm/canary bs=1M count=8 2>/dev/null || fail "no canary file"
+    CANARY=$(sha256sum </dev/shm/canary)
+}
+
+# watch_end: it has not.
+watch_end() {
+    release 2 watched
+    need "guest 1's ROMs are as they were" "$(roms 1)" = "$ROMS"
+    need "the canary file is as it was" "$(sha256sum </dev/shm/canary)" = "$CANARY"
+}

@@ -1,7 +1,8 @@
-//! `cargo xtask build-kmod`: the guest's module for Debian's kernels.
+//! `cargo xtask build-kmod`: the guest's module for Debian's kernels, and the one that attacks the host in tests.
 //!
-//! In: the sources in `guest-kmod`. Out: `target/kmod/<line>/imr_guest.ko`; a warning is an error.
-//! Must not write into the source folder: two kernel lines are built from it.
+//! In: the sources in `guest-kmod` and `tests/hostile-kmod`. Out: `target/kmod/<line>/imr_guest.ko` and
+//! `target/kmod/hostile-<line>/imr_hostile.ko`; a warning is an error.
+//! Must not write into the source folders: two kernel lines are built from them.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +18,25 @@ use crate::kernel::KernelLine;
 use crate::setup::{self, Need};
 use crate::{cache, process};
 
-const MODULE: &str = "imr_guest.ko";
+/// A module and where it comes from.
+struct Module {
+    /// Its file.
+    name: &'static str,
+    /// Its sources, from the workspace.
+    folder: &'static str,
+    /// Files of other folders that it is built from, too.
+    borrowed: &'static [&'static str],
+    /// Before the kernel line in the name of the folder that it is built in.
+    prefix: &'static str,
+}
+
+const GUEST: Module = Module { name: "imr_guest.ko", folder: "guest-kmod", borrowed: &[], prefix: "" };
+const HOSTILE: Module = Module {
+    name: "imr_hostile.ko",
+    folder: "tests/hostile-kmod",
+    borrowed: &["guest-kmod/imr_abi.h"],
+    prefix: "hostile-",
+};
 /// Written after a build without warnings; holds the release it was built for.
 const STAMP: &str = ".imr-built-for";
 
@@ -33,8 +52,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let lines: &[KernelLine] = if args.kernels.is_empty() { &KernelLine::ALL } else { &args.kernels };
     for line in lines {
-        let module = ensure_built(*line)?;
-        eprintln!("build-kmod: {}", module.display());
+        for module in [ensure_built(*line)?, ensure_hostile_built(*line)?] {
+            eprintln!("build-kmod: {}", module.display());
+        }
     }
     Ok(())
 }
@@ -45,35 +65,51 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// `MissingPrerequisite` where headers or compiler are missing and could not be installed; any
 /// other error when the build failed or warned.
 pub(crate) fn ensure_built(line: KernelLine) -> Result<PathBuf> {
+    ensure(&GUEST, line)
+}
+
+/// As [`ensure_built`], the module of the hostile guest.
+///
+/// # Errors
+/// As there.
+pub(crate) fn ensure_hostile_built(line: KernelLine) -> Result<PathBuf> {
+    ensure(&HOSTILE, line)
+}
+
+fn ensure(module: &Module, line: KernelLine) -> Result<PathBuf> {
     setup::ensure(&[Need::Kmod])?;
     let _lock = cache::lock("build-kmod")?;
     let (release, headers) = setup::headers(line).with_context(|| format!("no headers of kernel {line}"))?;
-    let dir = cache::target_dir().join("kmod").join(line.as_str());
-    let sources = copy_sources(&cache::workspace().join("guest-kmod"), &dir)?;
-    let module = dir.join(MODULE);
-    if module.is_file() && is_fresh(&dir, &sources, &release) {
-        return Ok(module);
+    let dir = cache::target_dir().join("kmod").join(format!("{}{line}", module.prefix));
+    let sources = copy_sources(module, &dir)?;
+    let built = dir.join(module.name);
+    if built.is_file() && is_fresh(&dir, &sources, &release) {
+        return Ok(built);
     }
     let stamp = dir.join(STAMP);
     remove(&stamp)?;
-    remove(&module)?;
+    remove(&built)?;
     eprintln!("build-kmod: building for {release}");
     make(&headers, &dir)?;
-    if !module.is_file() {
-        bail!("make was content but made no {}; does guest-kmod/Kbuild name imr_guest?", module.display());
+    if !built.is_file() {
+        bail!("make was content but made no {}; does {}/Kbuild name it?", built.display(), module.folder);
     }
     fs::write(&stamp, &release).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(module)
+    Ok(built)
 }
 
-/// Brings `dir` up to date with the sources in `from`, touching only what differs. Returns their names.
-fn copy_sources(from: &Path, dir: &Path) -> Result<BTreeSet<OsString>> {
+/// Brings `dir` up to date with the module's sources, touching only what differs. Returns their names.
+fn copy_sources(module: &Module, dir: &Path) -> Result<BTreeSet<OsString>> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let sources = source_names(from)?;
-    for name in &sources {
-        let path = from.join(name);
+    let from = cache::workspace().join(module.folder);
+    let own = source_names(&from)?.into_iter().map(|name| from.join(name));
+    let borrowed = module.borrowed.iter().map(|path| cache::workspace().join(path));
+    let mut sources = BTreeSet::new();
+    for path in own.chain(borrowed) {
+        let name = path.file_name().context("a source without a name")?.to_owned();
         let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        cache::write_if_changed(&dir.join(name), &content)?;
+        cache::write_if_changed(&dir.join(&name), &content)?;
+        sources.insert(name);
     }
     // A source that was removed or renamed must not go on being compiled.
     for stale in source_names(dir)?.difference(&sources) {

@@ -440,6 +440,7 @@ fn add_to_summary(summary: &mut Summary, vm: &FollowedVm) {
     summary.revoked += offers.revoked;
     summary.abandoned += offers.abandoned;
     summary.denied_calls += offers.denied_calls;
+    summary.limited_calls += offers.limited_calls;
     summary.stale_calls += offers.stale_calls;
     summary.malformed += offers.malformed;
     summary.left += snapshot.returns.left;

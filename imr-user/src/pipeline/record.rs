@@ -198,6 +198,8 @@ pub struct Summary {
     pub abandoned: u64,
     /// Calls from anything but the guest kernel.
     pub denied_calls: u64,
+    /// Calls over the rate limit of their VM.
+    pub limited_calls: u64,
     /// Calls too old to act on.
     pub stale_calls: u64,
     /// HELLOs and offers that made no sense.
@@ -303,7 +305,7 @@ impl fmt::Display for Summary {
             f,
             "summary: {} VMs; {} MiB offered, {} MiB reclaimed, {} MiB refaulted, {} MiB of idle memory \
              swapped out; {} offers done, {} revoked, \
-             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, stale {}, malformed {}; \
+             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, limited {}, stale {}, malformed {}; \
              left behind {} ({} KiB), KVM not told {}, not measured {}; events lost {}, \
              undecodable {}, unattributed {}",
             self.vms,
@@ -317,6 +319,7 @@ impl fmt::Display for Summary {
             self.offer_to_done_p50_us,
             self.offer_to_done_p99_us,
             self.denied_calls,
+            self.limited_calls,
             self.stale_calls,
             self.malformed,
             self.left,

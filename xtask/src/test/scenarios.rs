@@ -39,6 +39,11 @@ pub(super) struct Machine {
 }
 
 impl Scenario {
+    /// Whether its script has a guest attack the host.
+    pub(super) fn is_hostile(&self) -> bool {
+        self.name.contains("hostile")
+    }
+
     /// Whether its script resets guests on purpose.
     pub(super) fn resets_guests(&self) -> bool {
         self.name.starts_with("reset_")
@@ -85,6 +90,11 @@ fn slow_batches() -> Machine {
 /// Small, as all of it is scanned, swapped out and read back in 4 KiB pages; the script has it in a cgroup.
 fn pushed_out() -> Machine {
     Machine { ram: GuestRam::Memfd, guest_mib: 256, swap_mib: 512, autostart: false, ..Machine::default() }
+}
+
+/// Of 4 KiB pages each is taken by itself, so that a page too many would show.
+fn one_of_two_is_hostile() -> Machine {
+    Machine { guests: 2, module: false, ..slow_batches() }
 }
 
 /// All of them, the simplest first.
@@ -191,6 +201,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
+    Scenario { name: "hostile_offers", script: "hostile_offers.sh", machine: one_of_two_is_hostile },
+    Scenario { name: "hostile_flood", script: "hostile_flood.sh", machine: one_of_two_is_hostile },
+    Scenario { name: "reset_hostile", script: "reset_hostile.sh", machine: one_of_two_is_hostile },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
     Scenario {
         name: "private_memory",

@@ -116,7 +116,11 @@ fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
     setup::ensure(&[Need::Testbed])?;
     build_user::release_binaries()?;
     for scenario in chosen {
-        build_kmod::ensure_built((scenario.machine)().kernels.1)?;
+        let line = (scenario.machine)().kernels.1;
+        build_kmod::ensure_built(line)?;
+        if scenario.is_hostile() {
+            build_kmod::ensure_hostile_built(line)?;
+        }
     }
     build_user::static_tools()
 }
@@ -127,6 +131,7 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
     }
     let scripts = cache::workspace().join("tests/vm");
     let machine = (scenario.machine)();
+    let hostile = scenario.is_hostile().then(|| build_kmod::ensure_hostile_built(machine.kernels.1));
     let config = Config {
         host_script: Some(Script::File(scripts.join(scenario.script))),
         guest_script: (!machine.module).then(|| Script::Text(NO_MODULE.to_owned())),
@@ -134,6 +139,11 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
             FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
             FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
         ],
+        guest_files: hostile
+            .transpose()?
+            .map(|module| FileMapping::new(module, "/imr_hostile.ko"))
+            .into_iter()
+            .collect(),
         build: false,
         timeout: Some(TIMEOUT),
         logs: Some(logs.to_owned()),

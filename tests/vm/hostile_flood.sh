@@ -1,0 +1,41 @@
+# Guest 1's kernel makes a million hypercalls, and an unprivileged process of it some thousands: imr hears so many a
+# second and no more, its CPU time stays bounded, guest 2 is served meanwhile.
+CALLS=1000000
+. /root/lib.sh
+now_ms() { echo $(($(cut -d' ' -f1 /proc/uptime | tr -d .) * 10)); }
+imr_start
+boot 1
+boot 2
+module 2
+attached 2
+settle
+watch_begin
+hostile 1 honest
+mark
+before=$(cpu_ticks)
+(hostile 1 flood "count=$CALLS"; echo "$LINE" >/tmp/flood.line) >/tmp/flood.out 2>&1 &
+flood=$!
+begun=$(now_ms)
+event 30 event=done vm.name=guest1 >/dev/null || fail "the flood has not begun"
+fill 2 60
+event 60 event=done vm.name=guest2 'reclaimed_bytes>0' >/dev/null || fail "guest 2 is not served during the flood"
+[ ! -e /tmp/flood.line ] || fail "the flood was over before guest 2 was served"
+say "guest 2 was served during the flood"
+wait $flood || { cat /tmp/flood.out; fail "the flood ended badly"; }
+took=$(($(now_ms) - begun))
+used=$((($(cpu_ticks) - before) * 10))
+LINE=$(cat /tmp/flood.line)
+say "$LINE"
+say "imr had $used ms of CPU in $took ms: $((used * 100 / took)) % of one"
+need "all calls were made" "$(said calls)" -ge "$CALLS"
+need "imr's CPU time, percent of one CPU" $((used * 100 / took)) -le 25
+hostile 1 honest
+rung=$(guest run -t 100 1 imr-testtool ring --times 5000) || fail "ring: $rung"
+echo "$rung"
+watch_end
+served 2
+imr_stop
+say "limited $(summary limited_calls), denied $(summary denied_calls), stale $(summary stale_calls), malformed $(summary malformed)"
+# A thousand a second are heard, and the first one in each window may be one too many per CPU.
+need "calls over the limit were counted" "$(summary limited_calls)" -ge $((CALLS - took - 3000))
+need "the process's calls were counted" "$(summary denied_calls)" -eq 15000
