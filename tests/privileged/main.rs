@@ -235,7 +235,7 @@ fn run_records() -> Verdict {
     assert_eq!(records.iter().filter(|record| event(record) == "summary").count(), 1);
     let last = records.last().unwrap();
     assert_eq!(event(last), "summary");
-    for field in ["offered_bytes", "reclaimed_bytes", "denied_calls", "stale_calls"] {
+    for field in ["offered_bytes", "reclaimed_bytes", "denied_calls", "limited_calls", "stale_calls"] {
         assert!(last[field].is_u64(), "no {field} in {last}");
     }
     assert_eq!(last["events"]["lost"], 0);
