@@ -201,7 +201,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
-    Scenario { name: "hostile_offers", script: "hostile_offers.sh", machine: one_of_two_is_hostile },
     Scenario { name: "hostile_flood", script: "hostile_flood.sh", machine: one_of_two_is_hostile },
     Scenario { name: "reset_hostile", script: "reset_hostile.sh", machine: one_of_two_is_hostile },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
