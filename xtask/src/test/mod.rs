@@ -6,6 +6,8 @@
 mod cargo_ring;
 mod fuzz;
 mod scenarios;
+mod second_try;
+mod soak;
 mod tally;
 mod vm;
 
@@ -35,11 +37,21 @@ pub(crate) enum Ring {
     Fuzz,
     /// Real guests on a real KVM host, in the nested testbed
     Vm,
+    /// Guests churn and verify memory while imr is started and killed by chance
+    Soak,
 }
 
 impl Ring {
-    const ALL: [Self; 7] =
-        [Self::Unit, Self::Abi, Self::Replay, Self::Proof, Self::Privileged, Self::Fuzz, Self::Vm];
+    const ALL: [Self; 8] = [
+        Self::Unit,
+        Self::Abi,
+        Self::Replay,
+        Self::Proof,
+        Self::Privileged,
+        Self::Fuzz,
+        Self::Vm,
+        Self::Soak,
+    ];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -51,6 +63,7 @@ impl Ring {
             Self::Privileged => "privileged",
             Self::Fuzz => "fuzz",
             Self::Vm => "vm",
+            Self::Soak => "soak",
         }
     }
 }
@@ -67,9 +80,12 @@ pub(crate) struct Args {
     /// Ring fuzz: how long each target runs [default: 60]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: Option<u64>,
-    /// The same in minutes
+    /// The same in minutes; ring soak: how long guests churn [default: 3]
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1440))]
     minutes: Option<u64>,
+    /// Ring soak: repeat what this seed brought about [default: another one each time]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..1 << 31))]
+    seed: Option<u32>,
 }
 
 impl Args {
@@ -77,6 +93,11 @@ impl Args {
     fn fuzz_time(&self) -> Duration {
         let seconds = self.seconds.or(self.minutes.map(|minutes| minutes * 60));
         seconds.map_or(fuzz::DEFAULT_TIME, Duration::from_secs)
+    }
+
+    /// How long the soak is.
+    fn soak_time(&self) -> Duration {
+        self.minutes.map_or(soak::DEFAULT_TIME, |minutes| Duration::from_secs(minutes * 60))
     }
 }
 
@@ -94,6 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let mut tally = match ring {
             Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
             Ring::Vm => vm::run(filter)?,
+            Ring::Soak => soak::run(filter, args.soak_time(), args.seed)?,
             other => cargo_ring::run(*other, filter)?,
         };
         if in_ci && tally.skipped > 0 {

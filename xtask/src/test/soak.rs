@@ -1,0 +1,128 @@
+//! The ring soak: one long session in which guests verify what they write while imr comes and goes by chance.
+//!
+//! In: for how long, a seed. Out: one test, with the counts that its script (`tests/vm/soak.sh`) prints at the end.
+//! Must not decide what is done: that is in the script, by the seed.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+
+use super::second_try;
+use super::tally::Tally;
+use crate::setup::{self, MissingPrerequisite, Need};
+use crate::testbed::config::{Config, GuestRam, Mib, Script};
+use crate::testbed::files::FileMapping;
+use crate::testbed::outcome::Outcome;
+use crate::testbed::run_session;
+use crate::{build_kmod, build_user, cache};
+
+/// How long guests churn, unless another time is asked for.
+pub(super) const DEFAULT_TIME: Duration = Duration::from_secs(180);
+/// Its name, also in the filter.
+const NAME: &str = "soak";
+/// The boot of all machines and the end, at most.
+const BESIDES: Duration = Duration::from_secs(300);
+/// One guest of each kind of memory (`KINDS` in the script).
+const GUESTS: u32 = 4;
+const GUEST_MIB: u32 = 320;
+/// Seeds have so many values.
+const SEEDS: u128 = 1 << 31;
+/// A line that is worth showing although all went well.
+const COUNTS: [&str; 2] = ["== ", "soak: "];
+
+/// Runs the soak unless `filter` leaves it out.
+///
+/// # Errors
+/// When something does not build, or an image cannot be written.
+pub(super) fn run(filter: Option<&str>, time: Duration, seed: Option<u32>) -> Result<Tally> {
+    let mut tally = Tally::default();
+    if filter.is_some_and(|filter| !NAME.contains(filter)) {
+        return Ok(tally);
+    }
+    let seed = seed.unwrap_or_else(any_seed);
+    let tools = match prepare() {
+        Err(error) if error.is::<MissingPrerequisite>() => {
+            println!("test {NAME} ... skipped: {error:#}");
+            tally.skipped += 1;
+            return Ok(tally);
+        }
+        other => other?,
+    };
+    println!("soak: seed {seed}, {} s", time.as_secs());
+    let logs = cache::target_dir().join("vm-logs").join(NAME);
+    let tried = second_try::run(NAME, &logs, false, || session(time, seed, &tools, &logs))?;
+    if tried.outcome.success() {
+        tally.passed += 1;
+        let said =
+            tried.outcome.lines.iter().filter(|line| COUNTS.iter().any(|word| line.text.starts_with(word)));
+        said.for_each(|line| println!("    {}", line.text));
+    } else {
+        tally.failed += 1;
+        println!("    repeat it with --seed {seed}");
+    }
+    Ok(tally)
+}
+
+fn prepare() -> Result<std::path::PathBuf> {
+    setup::ensure(&[Need::Testbed])?;
+    build_user::release_binaries()?;
+    build_kmod::ensure_built(Config::default().guest_kernel)?;
+    build_user::static_tools()
+}
+
+fn session(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Outcome> {
+    if logs.exists() {
+        fs::remove_dir_all(logs).with_context(|| format!("cannot remove {}", logs.display()))?;
+    }
+    run_session(&config(time, seed, tools, logs)?, &mut |_| {}).context(NAME)
+}
+
+/// The machine: the script starts the guests, each with other memory.
+fn config(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Config> {
+    let scripts = cache::workspace().join("tests/vm");
+    let path = scripts.join("soak.sh");
+    let script = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // So many would be reserved if all guests were of that kind; one is.
+    let huge_pages =
+        Config { guests: 1, guest_mem: Mib(GUEST_MIB), guest_ram: GuestRam::Hugetlb, ..Config::default() }
+            .huge_pages();
+    Ok(Config {
+        guests: GUESTS,
+        guest_mem: Mib(GUEST_MIB),
+        autostart: false,
+        host_append: format!("hugepages={huge_pages}"),
+        host_script: Some(Script::Text(format!("LENGTH={}\nSEED={seed}\n{script}", time.as_secs()))),
+        host_files: vec![
+            FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
+            FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
+        ],
+        build: false,
+        timeout: Some(time + BESIDES),
+        logs: Some(logs.to_owned()),
+        save: Some(logs.join("saved")),
+        ..Config::default()
+    })
+}
+
+/// Another one each time.
+fn any_seed() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_millis() % SEEDS).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_possible_and_the_script_gets_its_time_and_seed() {
+        let config = config(DEFAULT_TIME, 7, Path::new("/tools"), Path::new("/logs")).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.host_append, "hugepages=168");
+        let Some(Script::Text(script)) = config.host_script else { panic!("no text") };
+        assert!(script.starts_with("LENGTH=180\nSEED=7\n"));
+        assert!(script.contains("\nKINDS=\"thp memfd anon hugetlb\"\n"));
+    }
+}
