@@ -48,7 +48,7 @@ enum Command {
     Testbed(testbed::Args),
     /// Show it all: a guest fills and frees memory in waves, and imr-top watches
     Demo(demo::Args),
-    /// Run the test rings: unit, abi, replay, privileged, fuzz, vm
+    /// Run the test rings: unit, abi, replay, privileged, fuzz, vm, soak
     Test(test::Args),
     /// Measure: what imr-top costs, and how fast it is
     Bench(bench::Args),
