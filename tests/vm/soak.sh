@@ -77,9 +77,12 @@ ended_by() {
     ended=$?
     ! grep -q panicked "$ROOT/tmp/imr.$IMR_RUN.err" || broken "imr panicked"
     case $1:$ended in
-    KILL:137 | TERM:0) ;;
-    # It had not come to take the signal itself.
-    TERM:143) [ "$(count event=ready)" = 0 ] || broken "imr ended with status $ended by SIGTERM" ;;
+    KILL:137) KILLS=$((KILLS + 1)) ;;
+    TERM:0) TERMS=$((TERMS + 1)) ;;
+    TERM:143)
+        # It had not come to take the signal itself.
+        [ "$(count event=ready)" = 0 ] || broken "imr ended with status $ended by SIGTERM"
+        TERMS=$((TERMS + 1)) ;;
     *) broken "imr ended with status $ended by SIG$1" ;;
     esac
 }
@@ -130,10 +133,8 @@ one_life() {
     pick 1 3
     if [ "$R" = 1 ]; then
         ended_by TERM
-        TERMS=$((TERMS + 1))
     else
         ended_by KILL
-        KILLS=$((KILLS + 1))
     fi
     # So long nobody answers.
     pick 0 30
@@ -146,7 +147,6 @@ settled_life() {
     event 40 event=ready >/dev/null || broken "imr did not get ready"
     unstuck
     ended_by TERM
-    TERMS=$((TERMS + 1))
 }
 
 unstuck() {
