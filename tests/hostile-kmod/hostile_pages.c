@@ -43,8 +43,8 @@ void hostile_pages(struct hostile *h)
 	u64 cookie = guest->cookie;
 
 	hostile_unheard(h, "a page in the local APIC", 0xfee00000, cookie);
-	hostile_unheard(h, "a page in VGA memory", 0xa0000, cookie);
-	hostile_unheard(h, "a page in the BIOS", 0xf0000, cookie);
+	hostile_unheard(h, "a page in the I/O APIC", 0xfec00000, cookie);
+	hostile_unheard(h, "a page in the PCI hole", 0xe0000000, cookie);
 	hostile_unheard(h, "a page in the flash", 0xfffff000, cookie);
 	hostile_unheard(h, "a page behind RAM", (u64)hostile_ram_mib << 20, cookie);
 	hostile_unheard(h, "the last page of all", 0xfffffffffffff000ULL, cookie);
@@ -70,8 +70,8 @@ void hostile_pages(struct hostile *h)
 	hostile_unheard(h, "the page as its own record", gpa, cookie);
 	guest->record_gpa = 0xfee00000;
 	hostile_unheard(h, "a record in the local APIC", gpa, cookie);
-	guest->record_gpa = 0xf0000;
-	hostile_unheard(h, "a record in the BIOS", gpa, cookie);
+	guest->record_gpa = 0xfffff000;
+	hostile_unheard(h, "a record in the flash", gpa, cookie);
 	guest->record_gpa = 0xfffffffffffff000ULL;
 	hostile_unheard(h, "a record that wraps", gpa, cookie);
 	hostile_expect(h, hostile_hello(h), "a good HELLO is answered after them");
