@@ -50,11 +50,12 @@ whole() {
 # broken WHY: fails; what the guests and the last instances of imr have said comes out of the machine.
 broken() {
     mkdir -p "$IMR_SAVE"
-    cp "$ROOT"/tmp/imr.* "$ROOT"/tmp/churn.* "$IMR_SAVE"
+    # Not by cp: that of busybox leaves empty files here.
+    for file in "$ROOT"/tmp/imr.* "$ROOT"/tmp/churn.*; do cat "$file" >"$IMR_SAVE/${file##*/}"; done
     for n in $GUESTS; do
         echo "--- churn of guest $n"; cat "$ROOT/tmp/churn.$n" "$ROOT/tmp/churn.$n.last" 2>/dev/null | tail -n 4
         guest run -t 20 "$n" 'dmesg | tail -n 15; cat /sys/kernel/debug/imr/stats' >"$IMR_SAVE/guest$n" 2>&1
-        cp "$ROOT/run/imr/guest$n/console" "$IMR_SAVE/console$n"
+        cat "$ROOT/run/imr/guest$n/console" >"$IMR_SAVE/console$n"
     done
     say "seed $SEED, imr number $IMR_RUN"
     fail "$1"
