@@ -13,7 +13,7 @@ SPARE_MIB=24
 STUCK=40
 END=$ROOT/tmp/soak.end
 STATE=$SEED
-STARTS=0 KILLS=0 TERMS=0 STOPS=0 CHANGES=0 EARLY=0
+STARTS=0 KILLS=0 TERMS=0 STOPS=0 CHANGES=0 EARLY=0 UNHEARD=0
 
 # pick LEAST MOST: R by chance (a linear congruential generator; its low bits are poor).
 pick() {
@@ -95,6 +95,11 @@ ask_policy() {
     case $asked in
     0) CHANGES=$((CHANGES + 1)) ;;
     3) EARLY=$((EARLY + 1)) ;;
+    # With four guests under the emulator imr or its client may have to wait for a CPU for long; that is counted and shown.
+    1)
+        grep -q 'does not answer within' "$ROOT/tmp/ctl.err" || broken "imr ctl policy $1: $(cat "$ROOT/tmp/ctl.err")"
+        UNHEARD=$((UNHEARD + 1))
+        say "imr number $IMR_RUN: $(cat "$ROOT/tmp/ctl.err")" ;;
     *) broken "imr ctl policy $1: status $asked: $(cat "$ROOT/tmp/ctl.err")" ;;
     esac
 }
@@ -245,5 +250,5 @@ for n in $GUESTS; do
     pages=$((pages + guest_pages_reclaimed))
 done
 echo "soak: seed=$SEED rounds=$all_rounds verified_bytes=$all_bytes wrong=0 imr_starts=$STARTS kills=$KILLS terms=$TERMS" \
-    "stops=$STOPS policy_changes=$CHANGES asked_too_early=$EARLY offers=$offers batches_done=$done abandoned=$abandoned" \
+    "stops=$STOPS policy_changes=$CHANGES asked_too_early=$EARLY unheard=$UNHEARD offers=$offers batches_done=$done abandoned=$abandoned" \
     "reclaimed_bytes=$((pages * 4096))"
