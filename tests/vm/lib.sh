@@ -326,7 +326,7 @@ swapped_and_back() {
 # LINE is what it said last.
 hostile() {
     number=$1 attack=$2; shift 2
-    LINE=$(guest run -t 170 "$number" "insmod /imr_hostile.ko attack=$attack $* && rmmod imr_hostile; \
+    LINE=$(guest run -t "${PATIENCE:-170}" "$number" "insmod /imr_hostile.ko attack=$attack $* && rmmod imr_hostile; \
         dmesg | sed -n 's/.*imr_hostile: attack=$attack /attack=$attack /p' | tail -n 1")
     say "${LINE:-no word of attack $attack}"
     case $LINE in

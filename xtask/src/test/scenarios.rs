@@ -36,6 +36,8 @@ pub(super) struct Machine {
     pub(super) mmu: HostMmu,
     /// Swap of L1, MiB; 0: none.
     pub(super) swap_mib: u32,
+    /// The longest that the scenario may take, the boot of L1 included, seconds; most need a quarter of the default.
+    pub(super) limit_s: u64,
 }
 
 impl Scenario {
@@ -61,6 +63,7 @@ impl Default for Machine {
             ram: GuestRam::Thp,
             mmu: HostMmu::Npt,
             swap_mib: 0,
+            limit_s: 240,
         }
     }
 }
@@ -128,6 +131,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ram: GuestRam::Hugetlb,
             guest_mib: 256,
             autostart: false,
+            limit_s: 420,
             ..Machine::default()
         },
     },
@@ -179,11 +183,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "reset_in_batch.sh",
         machine: || Machine { module: false, ..slow_batches() },
     },
-    Scenario { name: "pressure", script: "pressure.sh", machine: Machine::default },
+    Scenario {
+        name: "pressure",
+        script: "pressure.sh",
+        machine: || Machine { limit_s: 420, ..Machine::default() },
+    },
     Scenario {
         name: "fail_process",
         script: "fail_process.sh",
-        machine: || Machine { module: false, ..slow_batches() },
+        machine: || Machine { module: false, limit_s: 420, ..slow_batches() },
     },
     Scenario {
         name: "fail_vmm",
@@ -193,21 +201,25 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fail_snapshot",
         script: "fail_snapshot.sh",
-        machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 192, limit_s: 420, ..slow_batches() },
     },
     Scenario {
         name: "fail_migrate",
         script: "fail_migrate.sh",
-        machine: || Machine { module: false, guest_mib: 192, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 192, limit_s: 420, ..slow_batches() },
     },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
-    Scenario { name: "hostile_flood", script: "hostile_flood.sh", machine: one_of_two_is_hostile },
+    Scenario {
+        name: "hostile_flood",
+        script: "hostile_flood.sh",
+        machine: || Machine { limit_s: 600, ..one_of_two_is_hostile() },
+    },
     Scenario { name: "reset_hostile", script: "reset_hostile.sh", machine: one_of_two_is_hostile },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
     Scenario {
         name: "private_memory",
         script: "private_memory.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 420, ..pushed_out() },
     },
     Scenario { name: "shared_memory", script: "shared_memory.sh", machine: pushed_out },
     // There imr-top has neither PAGEMAP_SCAN nor cachestat(2).
@@ -229,7 +241,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pageout",
         script: "pageout.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 420, ..pushed_out() },
     },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];

@@ -19,8 +19,6 @@ use crate::testbed::outcome::Outcome;
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
-/// The longest that a scenario may take, the boot of L1 included; most need a quarter of it.
-const TIMEOUT: Duration = Duration::from_secs(240);
 /// Keeps the guest's init from loading the module: that is left to the host script.
 const NO_MODULE: &str = ":\n";
 
@@ -104,7 +102,7 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
             .into_iter()
             .collect(),
         build: false,
-        timeout: Some(TIMEOUT),
+        timeout: Some(Duration::from_secs(machine.limit_s)),
         logs: Some(logs.to_owned()),
         save: Some(logs.join("saved")),
         ..machine.config()
