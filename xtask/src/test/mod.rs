@@ -42,16 +42,9 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
-    const ALL: [Self; 8] = [
-        Self::Unit,
-        Self::Abi,
-        Self::Replay,
-        Self::Proof,
-        Self::Privileged,
-        Self::Fuzz,
-        Self::Vm,
-        Self::Soak,
-    ];
+    /// Those that run when none is named. Not soak: it has yet to get through under the emulator.
+    const DEFAULT: [Self; 7] =
+        [Self::Unit, Self::Abi, Self::Replay, Self::Proof, Self::Privileged, Self::Fuzz, Self::Vm];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -71,7 +64,7 @@ impl Ring {
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rings to run [default: all]
+    /// Rings to run [default: all but soak]
     #[arg(value_enum, value_name = "RING")]
     rings: Vec<Ring>,
     /// Only tests whose name contains this
@@ -106,7 +99,7 @@ impl Args {
 /// # Errors
 /// When something that the tests need is missing or does not build.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let rings: &[Ring] = if args.rings.is_empty() { &Ring::ALL } else { &args.rings };
+    let rings: &[Ring] = if args.rings.is_empty() { &Ring::DEFAULT } else { &args.rings };
     let filter = args.filter.as_deref();
     let in_ci = in_ci(std::env::var("CI").ok().as_deref());
     let mut total = Tally::default();

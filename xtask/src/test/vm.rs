@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::scenarios::{SCENARIOS, Scenario};
+use super::scenarios::{self, Scenario};
 use super::second_try;
 use super::tally::Tally;
 use crate::setup::{self, MissingPrerequisite, Need};
@@ -27,10 +27,7 @@ const NO_MODULE: &str = ":\n";
 /// # Errors
 /// When something does not build, or an image cannot be written.
 pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
-    let chosen: Vec<&Scenario> = SCENARIOS
-        .iter()
-        .filter(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter)))
-        .collect();
+    let chosen = scenarios::chosen(filter);
     let mut tally = Tally::default();
     if chosen.is_empty() {
         return Ok(tally);
