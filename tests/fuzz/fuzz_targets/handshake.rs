@@ -19,7 +19,7 @@ use imr_common::guest_abi::{
     MODE_RECLAIMING, RECORD_LIST, RESULT_RECLAIMED,
 };
 use imr_user::guest::list;
-use imr_user::guest::memory::{GuestMemory, RamRange};
+use imr_user::guest::memory::{GuestMemory, PageMemory as _, RamRange};
 use imr_user::guest::page::{GuestFields, HostFields};
 use imr_user::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use imr_user::guest::want::Want;
