@@ -45,10 +45,10 @@ imr_stop
 imr_start --stop-at claimed
 first=$IMR_PID first_log=$IMR_LOG
 attached 1
+lost=$(stat_of 1 revoke_lost)
 fill 1 24
 stops 1
 need "a batch is claimed" "$OPEN" -ne 0
-lost=$(stat_of 1 revoke_lost)
 imr_start --ctl /tmp/second.sock
 began=$(cut -d. -f1 /proc/uptime)
 await 20 "the second imr says whose the guest is" eval '[ "$(ctl_field /tmp/second.sock vms.0.backend)" = other-instance ]'
