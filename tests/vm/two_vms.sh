@@ -20,7 +20,9 @@ for n in 1 2; do
     fell=$(((held - $(resident_kib $n)) * 1024))
     say "guest $n: $((filled / 1048576)) MiB filled and freed; its file fell by $((fell / 1048576)) MiB, $((freed / 1048576)) MiB by imr"
     # What was offered is no measure: free blocks that merge are offered again, also the part that is back already.
-    need "guest $n: its file fell by at least 85 % of what it had filled" "$fell" -ge $((filled * 85 / 100))
+    # Page reporting has whole blocks only: where a piece of one is still in use, the block stays. Of 90 MiB in 4 KiB
+    # pages that was seen to be a sixth.
+    need "guest $n: its file fell by at least three quarters of what it had filled" "$fell" -ge $((filled * 3 / 4))
     need "guest $n: imr credits it with what its file fell by" "$freed" -ge $((fell * 9 / 10))
     need "guest $n: imr credits it with no more" "$freed" -le $((fell * 12 / 10))
 done
