@@ -50,6 +50,7 @@ fn written_down(vmas: &[Vma]) -> String {
             vma.start, vma.end, vma.offset, vma.inode, vma.path
         );
         let _ = writeln!(text, "KernelPageSize: {:>8} kB", vma.page_size / 1024);
+        let _ = writeln!(text, "THPeligible: {:>8}", u8::from(vma.flags.huge));
         let flags = [(vma.flags.locked, "lo"), (vma.flags.userfaultfd, "um"), (vma.flags.device, "io")];
         let codes: Vec<&str> = flags.iter().filter(|(set, _)| *set).map(|(_, code)| *code).collect();
         let _ = writeln!(text, "VmFlags: rd {}", codes.join(" "));
