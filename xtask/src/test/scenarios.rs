@@ -53,8 +53,7 @@ impl Scenario {
 }
 
 /// Scenarios that run only when a filter names them: they have yet to get through on the emulator, or not every time.
-const BY_NAME_ONLY: [&str; 5] =
-    ["hostile_flood", "reset_hostile", "fail_snapshot", "fail_migrate", "pressure"];
+const BY_NAME_ONLY: [&str; 4] = ["hostile_flood", "reset_hostile", "fail_snapshot", "fail_migrate"];
 
 /// What is run for a filter.
 pub(super) fn chosen(filter: Option<&str>) -> Vec<&'static Scenario> {
