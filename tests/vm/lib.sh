@@ -13,7 +13,7 @@ TOP_PID=
 
 say() { echo "== $*"; }
 
-# fail WHY: ends the test, with the last records of each imr and of the guests' consoles.
+# fail WHY: ends the test, with the last records of each imr, of the guests' consoles and their modules' counters.
 fail() {
     echo "FAIL: $*"
     for log in "$ROOT"/tmp/imr.*; do
@@ -21,7 +21,9 @@ fail() {
     done
     [ ! -e "$TOP" ] || { echo "--- the newest sample of imr-top"; tail -n 1 "$TOP"; }
     for dir in "$ROOT"/run/imr/guest[0-9]*; do
-        [ -d "$dir" ] && { echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"; }
+        [ -d "$dir" ] || continue
+        echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"
+        guest run -t 5 "${dir##*guest}" 'cat /sys/kernel/debug/imr/stats; uptime; free; cat /proc/buddyinfo' 2>&1 | paste -sd, -
     done
     exit 1
 }
@@ -352,10 +354,15 @@ roms() {
 # cpu_ticks: what imr has had of the CPUs so far, user and system, ticks of 10 ms.
 cpu_ticks() { sed 's/.*) //' "/proc/$IMR_PID/stat" | awk '{ print $12 + $13 }'; }
 
+# watch_roms, roms_kept: guest 1's ROMs as they are, and still are. A reset ends that: the firmware below 1 MiB is shadowed
+# in RAM and keeps its own tables there, which it makes anew.
+watch_roms() { ROMS=$(roms 1) || fail "guest 1's ROMs cannot be read"; }
+roms_kept() { need "guest 1's ROMs are as they were" "$(roms 1)" = "$ROMS"; }
+
 # watch_begin: what must not change: guest 2's held memory, guest 1's ROMs, a file of L1.
 watch_begin() {
     hold 2 watched 90
-    ROMS=$(roms 1) || fail "guest 1's ROMs cannot be read"
+    watch_roms
     dd if=/dev/urandom of=/dev/shm/canary bs=1M count=8 2>/dev/null || fail "no canary file"
     CANARY=$(sha256sum </dev/shm/canary)
 }
@@ -363,6 +370,6 @@ watch_begin() {
 # watch_end: it has not.
 watch_end() {
     release 2 watched
-    need "guest 1's ROMs are as they were" "$(roms 1)" = "$ROMS"
+    roms_kept
     need "the canary file is as it was" "$(sha256sum </dev/shm/canary)" = "$CANARY"
 }

@@ -55,10 +55,12 @@ done
 # A control page with an open offer is left behind; the next boot rings for it, says BYE for it, shows a copy of it.
 hostile 1 stale
 gpa=$(said gpa) cookie=$(said cookie)
+roms_kept
 mark
 guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 event 20 event=reset vm.name=guest1 >/dev/null || fail "imr did not see the reset"
 guest up 1 2 || fail "guest 1 did not boot again"
+watch_roms
 mark
 hostile 1 revive "gpa=$gpa" "cookie=$cookie"
 guest run -t 20 1 "dmesg | grep 'the old page is'"

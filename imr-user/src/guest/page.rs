@@ -237,17 +237,36 @@ impl HostFields {
     pub fn read(memory: &impl PageMemory, gpa: Gpa) -> Result<Self, MemoryError> {
         let mut bytes = [0_u8; BEFORE_RESULTS];
         memory.read(host_gpa(gpa, 0), &mut bytes)?;
-        Ok(Self {
-            attach_id: u64_at(&bytes, offset_of!(HostHalf, attach_id)),
-            heartbeat: u64_at(&bytes, offset_of!(HostHalf, heartbeat)),
-            mode: u32_at(&bytes, offset_of!(HostHalf, mode)),
-            claim_seq: u64_at(&bytes, offset_of!(HostHalf, claim_seq)),
-            done_seq: u64_at(&bytes, offset_of!(HostHalf, done_seq)),
-            abandon_seq: u64_at(&bytes, offset_of!(HostHalf, abandon_seq)),
-            want_pages: u64_at(&bytes, offset_of!(HostHalf, want_pages)),
-            want_seq: u64_at(&bytes, offset_of!(HostHalf, want_seq)),
-        })
+        Ok(Self::decode(&bytes))
     }
+
+    fn decode(bytes: &[u8; BEFORE_RESULTS]) -> Self {
+        Self {
+            attach_id: u64_at(bytes, offset_of!(HostHalf, attach_id)),
+            heartbeat: u64_at(bytes, offset_of!(HostHalf, heartbeat)),
+            mode: u32_at(bytes, offset_of!(HostHalf, mode)),
+            claim_seq: u64_at(bytes, offset_of!(HostHalf, claim_seq)),
+            done_seq: u64_at(bytes, offset_of!(HostHalf, done_seq)),
+            abandon_seq: u64_at(bytes, offset_of!(HostHalf, abandon_seq)),
+            want_pages: u64_at(bytes, offset_of!(HostHalf, want_pages)),
+            want_seq: u64_at(bytes, offset_of!(HostHalf, want_seq)),
+        }
+    }
+}
+
+/// Copies both halves of the page at `gpa` in one call: the kernel's way to another process's page costs more than the
+/// bytes.
+///
+/// # Errors
+/// [`MemoryError`] when the page cannot be read.
+pub fn read_halves(memory: &impl PageMemory, gpa: Gpa) -> Result<(GuestFields, HostFields), MemoryError> {
+    let mut bytes = [0_u8; HALF_SIZE + BEFORE_RESULTS];
+    memory.read(gpa, &mut bytes)?;
+    let mut guest = [0; HALF_SIZE];
+    guest.copy_from_slice(&bytes[..HALF_SIZE]);
+    let mut host = [0; BEFORE_RESULTS];
+    host.copy_from_slice(&bytes[HALF_SIZE..]);
+    Ok((GuestFields::decode(&guest), HostFields::decode(&host)))
 }
 
 /// Writes one 64-bit field of the host half.

@@ -134,10 +134,9 @@ impl Session {
         host: HostIdentity,
     ) -> Result<(Self, GuestStatistics, HelloKind), PageError> {
         page::check_place(memory, gpa)?;
-        let guest = GuestFields::read(memory, gpa)?;
+        let (guest, found) = page::read_halves(memory, gpa)?;
         guest.check_identity(gpa, cookie)?;
         guest.check_record(memory)?;
-        let found = HostFields::read(memory, gpa)?;
         let kind =
             match previous {
                 Some(session) if session.gpa == gpa && session.cookie == cookie => {
@@ -176,13 +175,13 @@ impl Session {
         now_ns: impl Fn() -> u64,
     ) -> Result<Claim, SessionEnd> {
         let Doorbell { seq, cookie, rung_ns } = doorbell;
-        let before = GuestFields::read(memory, self.gpa)?;
+        let (before, found) = page::read_halves(memory, self.gpa)?;
         if cookie != self.cookie {
             let (gpa, found) = (self.gpa, self.cookie);
             return Err(PageError::WrongCookie { gpa, found, expected: cookie }.into());
         }
         before.check_identity(self.gpa, self.cookie)?;
-        if HostFields::read(memory, self.gpa)? != self.written {
+        if found != self.written {
             self.abandon(memory, seq)?;
             self.write(memory, offset_of!(HostHalf, attach_id), 0)?;
             return Err(SessionEnd::RolledBack);
@@ -281,21 +280,33 @@ impl Session {
         Ok(list::parse(&record, guest.offer_head, guest.offer_count)?)
     }
 
-    /// Says who answers and in which mode; the heartbeat last, so that the guest sees the rest with it.
+    /// Says who answers and in which mode, where the page does not say so yet; the heartbeat last, so that the guest
+    /// sees the rest with it. `written` must be what is in the page.
     fn answer(&mut self, memory: &impl PageMemory, host: HostIdentity) -> Result<(), MemoryError> {
-        let mut next = self.written;
-        next.mode = host.mode;
-        next.want_pages = host.want.pages;
-        next.want_seq = host.want.seq;
-        next.attach_id = host.attach_id;
-        next.heartbeat = next.heartbeat.wrapping_add(1);
-        page::write_mode(memory, self.gpa, next.mode)?;
-        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, want_pages), next.want_pages)?;
+        let before = self.written;
+        let after = HostFields {
+            mode: host.mode,
+            want_pages: host.want.pages,
+            want_seq: host.want.seq,
+            attach_id: host.attach_id,
+            heartbeat: before.heartbeat.wrapping_add(1),
+            ..before
+        };
+        if after.mode != before.mode {
+            page::write_mode(memory, self.gpa, after.mode)?;
+        }
         // After the pages: a guest that sees the number finds the pages of it, or of a newer one.
-        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, want_seq), next.want_seq)?;
-        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, attach_id), next.attach_id)?;
-        page::write_host_u64(memory, self.gpa, offset_of!(HostHalf, heartbeat), next.heartbeat)?;
-        self.written = next;
+        for (offset, before, after) in [
+            (offset_of!(HostHalf, want_pages), before.want_pages, after.want_pages),
+            (offset_of!(HostHalf, want_seq), before.want_seq, after.want_seq),
+            (offset_of!(HostHalf, attach_id), before.attach_id, after.attach_id),
+            (offset_of!(HostHalf, heartbeat), before.heartbeat, after.heartbeat),
+        ] {
+            if before != after {
+                page::write_host_u64(memory, self.gpa, offset, after)?;
+            }
+        }
+        self.written = after;
         Ok(())
     }
 
