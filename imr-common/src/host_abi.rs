@@ -186,7 +186,8 @@ pub struct VmSlots {
     pub slots: [Slot; MAX_SLOTS],
 }
 
-/// [`Event::kind`]: a proven hypercall with our number. `args` = op, a1, a2, reset generation, 0.
+/// [`Event::kind`]: a proven hypercall with our number. `args` = op, a1, a2, reset generation, fingerprint of what the
+/// calling process has locked, pinned and open (0: not known).
 pub const EVENT_CALL: u32 = 1;
 /// [`Event::kind`]: activity of a VM that is not registered. No args; `kvm` and `tgid` name it.
 pub const EVENT_VM_SEEN: u32 = 2;
@@ -292,6 +293,20 @@ pub struct KernelLayout {
     pub file_private_data: u32,
     /// `task_struct.tgid`.
     pub task_tgid: u32,
+    /// `task_struct.mm`.
+    pub task_mm: u32,
+    /// `task_struct.files`.
+    pub task_files: u32,
+    /// `mm_struct.locked_vm`.
+    pub mm_locked_vm: u32,
+    /// `mm_struct.pinned_vm`.
+    pub mm_pinned_vm: u32,
+    /// `files_struct.fdt`.
+    pub files_fdt: u32,
+    /// `fdtable.max_fds`.
+    pub fdt_max_fds: u32,
+    /// `fdtable.open_fds`.
+    pub fdt_open_fds: u32,
     /// Position of the vCPU in `kvm_page_fault`.
     pub arg_fault_vcpu: u32,
     /// Position of the fault address in `kvm_page_fault`.
@@ -328,6 +343,13 @@ impl KernelLayout {
         range_end: NO_OFFSET,
         file_private_data: NO_OFFSET,
         task_tgid: NO_OFFSET,
+        task_mm: NO_OFFSET,
+        task_files: NO_OFFSET,
+        mm_locked_vm: NO_OFFSET,
+        mm_pinned_vm: NO_OFFSET,
+        files_fdt: NO_OFFSET,
+        fdt_max_fds: NO_OFFSET,
+        fdt_open_fds: NO_OFFSET,
         arg_fault_vcpu: NO_OFFSET,
         arg_fault_address: NO_OFFSET,
         arg_entry_vcpu: NO_OFFSET,
@@ -345,5 +367,5 @@ const _: () = {
     assert!(size_of::<Totals>() == 14 * 8);
     assert!(size_of::<SlotFact>() == 56);
     assert!(size_of::<VmSlots>() == 8 + MAX_SLOTS * 32);
-    assert!(size_of::<KernelLayout>() == 24 * 4);
+    assert!(size_of::<KernelLayout>() == 31 * 4);
 };

@@ -11,6 +11,7 @@
 mod atomic;
 mod blocks;
 mod emit;
+mod fingerprint;
 mod kernel;
 mod maps;
 mod probes;

@@ -19,6 +19,7 @@ use imr_common::{
 use crate::{
     atomic,
     emit::{self, SeenBy},
+    fingerprint,
     kernel::{self, layout},
     maps::{PENDING, Pending, VMS},
     totals,
@@ -124,5 +125,6 @@ fn report(vm: u32, kvm: u64, record: *mut VmRecord, call: &Pending) {
     }
     // SAFETY: as above.
     let generation = atomic::load64(unsafe { &raw const (*record).reset_generation });
-    emit::event(EVENT_CALL, vm, kvm, [call.op, call.a1, call.a2, generation, 0]);
+    let fingerprint = fingerprint::of_current();
+    emit::event(EVENT_CALL, vm, kvm, [call.op, call.a1, call.a2, generation, fingerprint]);
 }

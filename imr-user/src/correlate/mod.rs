@@ -1,6 +1,7 @@
 //! Raw events -> observations: whose VM it is, and what was said. Pure.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 
 use crate::ingest::wire::guest_abi::{OP_BYE, OP_DOORBELL, OP_HELLO};
 use crate::ingest::wire::host_abi::{
@@ -66,6 +67,8 @@ pub struct Call {
     pub generation: u64,
     /// Cookie of the module.
     pub cookie: u64,
+    /// Of what the VMM had locked, pinned and open at that time; `None`: not known.
+    pub fingerprint: Option<NonZeroU64>,
     /// What it said.
     pub op: CallOp,
 }
@@ -141,14 +144,14 @@ impl Correlator {
 }
 
 fn decode_call(event: &Event) -> Call {
-    let [op, argument, cookie, generation, _] = event.args;
+    let [op, argument, cookie, generation, fingerprint] = event.args;
     let op = match op {
         OP_HELLO => CallOp::Hello(Gpa::new(argument)),
         OP_DOORBELL => CallOp::Doorbell(argument),
         OP_BYE => CallOp::Bye,
         other => CallOp::Unknown(other),
     };
-    Call { time_ns: event.time_ns, generation, cookie, op }
+    Call { time_ns: event.time_ns, generation, cookie, fingerprint: NonZeroU64::new(fingerprint), op }
 }
 
 fn decode_cause(event: &Event) -> ResetCause {
@@ -220,14 +223,15 @@ mod tests {
     }
 
     fn event(kind: u32, vm: u32, kvm: u64) -> Event {
-        Event { kind, vm, time_ns: 5, kvm, tgid: 9, tid: 10, args: [OP_DOORBELL, 3, 0xc, 2, 0] }
+        Event { kind, vm, time_ns: 5, kvm, tgid: 9, tid: 10, args: [OP_DOORBELL, 3, 0xc, 2, 0xf] }
     }
 
     #[test]
     fn events_get_their_vm_or_are_counted() {
         let mut correlator = Correlator::default();
         correlator.register(0, 0xa, VmId::new(4));
-        let call = Call { time_ns: 5, generation: 2, cookie: 0xc, op: CallOp::Doorbell(3) };
+        let fingerprint = NonZeroU64::new(0xf);
+        let call = Call { time_ns: 5, generation: 2, cookie: 0xc, fingerprint, op: CallOp::Doorbell(3) };
         assert_eq!(
             correlator.observe(&event(EVENT_CALL, 0, 0xa)),
             Some(Observation::Called(VmId::new(4), call))

@@ -48,6 +48,13 @@ impl Layout {
             range_end: offset("mmu_notifier_range.end"),
             file_private_data: offset("file.private_data"),
             task_tgid: offset("task_struct.tgid"),
+            task_mm: offset("task_struct.mm"),
+            task_files: offset("task_struct.files"),
+            mm_locked_vm: offset("mm_struct.locked_vm"),
+            mm_pinned_vm: offset("mm_struct.pinned_vm"),
+            files_fdt: offset("files_struct.fdt"),
+            fdt_max_fds: offset("fdtable.max_fds"),
+            fdt_open_fds: offset("fdtable.open_fds"),
             ..KernelLayout::UNKNOWN
         };
         match btf.array_length("kvm_memslots.id_hash") {
@@ -113,6 +120,13 @@ pub(super) fn words(layout: &KernelLayout) -> [u32; WORDS] {
         layout.range_end,
         layout.file_private_data,
         layout.task_tgid,
+        layout.task_mm,
+        layout.task_files,
+        layout.mm_locked_vm,
+        layout.mm_pinned_vm,
+        layout.files_fdt,
+        layout.fdt_max_fds,
+        layout.fdt_open_fds,
         layout.arg_fault_vcpu,
         layout.arg_fault_address,
         layout.arg_entry_vcpu,

@@ -17,7 +17,7 @@ use super::btf::KernelBtf;
 use super::events::Events;
 use super::layout::{self, Layout};
 use super::privilege;
-use super::probe_list::{Attach, HOOKS, Hook, Role, WALK_NEEDS};
+use super::probe_list::{Attach, FINGERPRINT_NEEDS, HOOKS, Hook, Role, WALK_NEEDS};
 use super::registry::Registry;
 use super::tables::{TableMaps, Tables, dirty_words};
 use crate::model::ids::BLOCK_SIZE;
@@ -48,6 +48,7 @@ pub struct Probes {
     status: Vec<ProbeStatus>,
     debug_bpf: bool,
     blocks: u64,
+    fingerprints: Result<(), String>,
 }
 
 /// Which of two ways is used.
@@ -116,7 +117,8 @@ impl Probes {
                 .collect();
             load_walk(&mut ebpf, &aya_btf)?;
             status.push(ProbeStatus { hook: "iter task_file".into(), state: ProbeState::Attached });
-            return Ok(Self { ebpf, status, debug_bpf: options.debug_bpf, blocks });
+            let fingerprints = layout.require(FINGERPRINT_NEEDS);
+            return Ok(Self { ebpf, status, debug_bpf: options.debug_bpf, blocks, fingerprints });
         }
     }
 
@@ -135,6 +137,14 @@ impl Probes {
         self.all_attached(Role::ProofByReturn)
             .or_else(|_| self.all_attached(Role::ProofByEntry))
             .map_err(|why| format!("a call cannot be told to be the guest kernel's: {why}"))
+    }
+
+    /// Whether each call tells that its VMM has locked, pinned, opened or closed something since the last.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn can_fingerprint(&self) -> Result<(), String> {
+        self.fingerprints.clone()
     }
 
     /// Whether resets and restores of a VM are seen.

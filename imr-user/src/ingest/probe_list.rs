@@ -218,6 +218,17 @@ pub(super) const HOOKS: &[Hook] = &[
     },
 ];
 
+/// What a fingerprint of what a process has locked, pinned and open needs.
+pub(super) const FINGERPRINT_NEEDS: &[&str] = &[
+    "task_struct.mm",
+    "task_struct.files",
+    "mm_struct.locked_vm",
+    "mm_struct.pinned_vm",
+    "files_struct.fdt",
+    "fdtable.max_fds",
+    "fdtable.open_fds",
+];
+
 /// What the slot walk needs.
 pub(super) const WALK_NEEDS: &[&str] = &[
     "task_struct.tgid",

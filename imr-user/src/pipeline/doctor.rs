@@ -173,5 +173,13 @@ fn probes() -> Vec<Feature> {
     };
     features.push(able("proof that a call comes from the guest kernel", probes.can_prove_calls()));
     features.push(able("resets of a VM are seen", probes.can_see_resets()));
+    let fingerprint = probes.can_fingerprint();
+    features.push(feature(
+        "calls tell what their VMM has locked and open",
+        present_or(fingerprint.is_ok(), FeatureState::Degraded),
+        fingerprint.err().unwrap_or_else(|| "yes".into()),
+        "a batch waits some hundred microseconds more, for a look at the VMM's descriptors",
+        "",
+    ));
     features
 }

@@ -267,7 +267,7 @@ impl Worker {
         let plan = policy::decide(*policy, offer_of, &ranges, taker, claimed_ns, seen);
         let mut pulse = Pulse::new(claimed_ns);
         let mut half_way = false;
-        self.watch.look(&mut self.facts, clock::monotonic_ns);
+        self.watch.before(call.fingerprint, &mut self.facts, clock::monotonic_ns);
         let mut kept = std::mem::take(&mut self.kept);
         let outcome = {
             let (vmm, allowed) = (self.watch.vmm(), self.allowed);
@@ -326,6 +326,7 @@ impl Worker {
                     done_ns,
                 }));
                 self.reached(Step::Done);
+                self.watch.after(call.fingerprint, &mut self.facts, clock::monotonic_ns);
             }
             Err(end) => self.ended(&end),
         }

@@ -29,12 +29,12 @@ use missing::Missing;
 use peers::{Pace, Peer};
 use report::{Report, Way};
 
-/// Pairs of batches in 4 KiB pages.
-const ROUNDS: u64 = 20;
-/// Batches in 2 MiB pages take so much less time that there can be so many times more of them.
+/// Pairs of turns in 4 KiB pages.
+const ROUNDS: u64 = 10;
+/// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
 const HUGE_ROUNDS: u64 = 4;
-/// Turns with and without imr for each pair of batches: 1 in so many.
-const PROBE_ROUNDS: u64 = 3;
+/// Turns with and without imr for each such pair: 1 in so many.
+const PROBE_ROUNDS: u64 = 1;
 /// Ranges written to swap.
 const SWAP_ROUNDS: u64 = 5;
 /// How long KSM is waited for.

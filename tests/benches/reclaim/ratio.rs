@@ -19,12 +19,10 @@ use crate::host::Host;
 use crate::missing::Missing;
 use crate::undo::{Change, setting};
 
-/// Two batches of 32 ranges of 4 MiB. No range touches the next of its batch: neighbours would be taken in fewer calls
-/// than the bare loop's.
-const BATCHES: [Ranges; 2] = [
-    Ranges { first: DATA_GPA, bytes: 4 << 20, distance: 8 << 20, count: 32 },
-    Ranges { first: DATA_GPA + (4 << 20), bytes: 4 << 20, distance: 8 << 20, count: 32 },
-];
+/// Batches of one turn. A guest with memory to give offers one batch after the other.
+const IN_A_ROW: u64 = 3;
+/// Bytes from one batch to the next of the same turn.
+const BATCH_DISTANCE: u64 = 256 << 20;
 /// Pairs before the measured ones.
 const WARM_UP: u64 = 2;
 /// What the VM may take meanwhile for other things, such as its control page, bytes.
@@ -41,6 +39,8 @@ pub(crate) struct Stages {
     pub(crate) reclaim_us: Samples,
     /// Answered.
     pub(crate) done_us: Samples,
+    /// What follows when the guest has its answer.
+    pub(crate) after_us: Samples,
 }
 
 /// What a kind of guest memory gave.
@@ -133,40 +133,54 @@ struct Bare {
     held: fn(&Host) -> Result<u64>,
 }
 
+/// The batches of one turn: 32 ranges of 4 MiB each. No range touches the next of its batch: neighbours would be taken in
+/// fewer calls than the bare loop's. What lies in between is the other turn's.
+fn batches(odd: bool) -> impl Iterator<Item = Ranges> {
+    let first = DATA_GPA + if odd { 4 << 20 } else { 0 };
+    (0..IN_A_ROW).map(move |number| Ranges {
+        first: first + number * BATCH_DISTANCE,
+        bytes: 4 << 20,
+        distance: 8 << 20,
+        count: 32,
+    })
+}
+
 /// Pairs of both ways, one right after the other, so that what else the machine does meets both. Each way goes first as
-/// often as the other, and takes each of the two batches as often.
+/// often as the other, and takes each half of memory as often.
 fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>> {
-    let [even, odd] = BATCHES;
-    let _settings = prepare(backing, even.total() + odd.total())?;
-    let mut host = start(backing, odd)?;
+    let turn_bytes: u64 = batches(false).map(Ranges::total).sum();
+    let _settings = prepare(backing, 2 * turn_bytes)?;
+    let last = batches(true).last().context("a turn without batches")?;
+    let mut host = start(backing, last)?;
     let mut answerer = attach(&host)?;
     let mut measured = Measured::default();
+    let mut seq = 0;
     for round in 0..rounds + WARM_UP {
-        host.touch(even)?;
-        host.touch(odd)?;
-        if round == 0 {
-            check_pages(&host, backing, even.total() + odd.total())?;
+        for ranges in batches(false).chain(batches(true)) {
+            host.touch(ranges)?;
         }
-        let (ours, others) = if round & 2 == 0 { (even, odd) } else { (odd, even) };
-        let mut stages = None;
+        if round == 0 {
+            check_pages(&host, backing, 2 * turn_bytes)?;
+        }
+        let odd = round & 2 != 0;
+        let mut offered = Vec::new();
         let mut bare_us = 0.0;
         for imr in [round & 1 == 0, round & 1 != 0] {
-            let batch = if imr { ours } else { others };
             let before = (bare.held)(&host)?;
-            if imr {
-                stages = offer(&mut host, &mut answerer, batch, round + 1)?;
-                if stages.is_none() {
-                    return Ok(None);
+            for ranges in batches(odd == imr) {
+                if imr {
+                    seq += 1;
+                    let Some(stages) = offer(&mut host, &mut answerer, ranges, seq)? else { return Ok(None) };
+                    offered.push(stages);
+                } else {
+                    bare_us += (bare.take)(&mut host, ranges)?;
                 }
-            } else {
-                bare_us = (bare.take)(&mut host, batch)?;
             }
             let freed = before.saturating_sub((bare.held)(&host)?);
-            let enough = freed + SLACK >= batch.total();
-            ensure!(enough, "of {} bytes {freed} came back (imr: {imr})", batch.total());
+            ensure!(freed + SLACK >= turn_bytes, "of {turn_bytes} bytes {freed} came back (imr: {imr})");
         }
-        if let (Some(stages), true) = (stages, round >= WARM_UP) {
-            measured.add(&stages, bare_us, even.blocks());
+        if round >= WARM_UP {
+            measured.add(&offered, bare_us, turn_bytes as f64 / BLOCK as f64);
         }
     }
     Ok(Some(measured))
@@ -182,10 +196,11 @@ fn attach(host: &Host) -> Result<Answerer> {
 
 /// One batch by imr, us.
 struct Offered {
-    whole: f64,
     claim: f64,
     reclaim: f64,
     done: f64,
+    /// What the worker does when the guest has its answer.
+    after: f64,
 }
 
 /// imr takes a batch. `None`: it does not take such memory.
@@ -203,15 +218,19 @@ fn offer(host: &mut Host, answerer: &mut Answerer, ranges: Ranges, seq: u64) -> 
     ensure!(told, "the guest was not told that offer {seq} is reclaimed: {:?}", answered.outcome);
     let us = |ns: u64| ns as f64 / 1e3;
     let (claim, reclaim, done) = (us(answered.claim_ns), us(answered.reclaim_ns), us(answered.done_ns));
-    Ok(Some(Offered { whole, claim, reclaim, done }))
+    Ok(Some(Offered { claim, reclaim, done, after: whole - (claim + reclaim + done) }))
 }
 
 impl Measured {
-    fn add(&mut self, imr: &Offered, bare_us: f64, blocks: f64) {
-        self.times.add(imr.whole / blocks, bare_us / blocks);
-        self.stages.claim_us.add(imr.claim);
-        self.stages.reclaim_us.add(imr.reclaim);
-        self.stages.done_us.add(imr.done);
+    fn add(&mut self, offered: &[Offered], bare_us: f64, blocks: f64) {
+        let imr_us: f64 = offered.iter().map(|batch| batch.claim + batch.reclaim + batch.done).sum();
+        self.times.add(imr_us / blocks, bare_us / blocks);
+        for batch in offered {
+            self.stages.claim_us.add(batch.claim);
+            self.stages.reclaim_us.add(batch.reclaim);
+            self.stages.done_us.add(batch.done);
+            self.stages.after_us.add(batch.after);
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Report {
             let Comparison { ratio, imr_us, bare_us } = &measured.times;
             let stages = &measured.stages;
             println!(
-                "{:<16} {:>21} {:>12.2} {:>12.2}   claim {:.0}, reclaim {:.0}, done {:.0}",
+                "{:<16} {:>21} {:>12.2} {:>12.2}   claim {:.0}, reclaim {:.0}, done {:.0}; after {:.0}",
                 way.name,
                 spread(ratio, 3),
                 imr_us.median(),
@@ -77,6 +77,7 @@ impl Report {
                 stages.claim_us.median(),
                 stages.reclaim_us.median(),
                 stages.done_us.median(),
+                stages.after_us.median(),
             );
             if ratio.median() > way.limit {
                 passed.push(format!("{}_ratio is {:.3}, at most {}", way.name, ratio.median(), way.limit));

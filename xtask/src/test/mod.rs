@@ -42,9 +42,17 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
-    /// Those that run when none is named. Not soak: it has yet to get through under the emulator.
-    const DEFAULT: [Self; 7] =
-        [Self::Unit, Self::Abi, Self::Replay, Self::Proof, Self::Privileged, Self::Fuzz, Self::Vm];
+    /// Those that run when none is named.
+    const DEFAULT: [Self; 8] = [
+        Self::Unit,
+        Self::Abi,
+        Self::Replay,
+        Self::Proof,
+        Self::Privileged,
+        Self::Fuzz,
+        Self::Vm,
+        Self::Soak,
+    ];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -64,7 +72,7 @@ impl Ring {
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rings to run [default: all but soak]
+    /// Rings to run [default: all]
     #[arg(value_enum, value_name = "RING")]
     rings: Vec<Ring>,
     /// Only tests whose name contains this

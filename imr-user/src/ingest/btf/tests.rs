@@ -175,5 +175,6 @@ fn the_running_kernels_own_btf_is_understood() {
     }
     let layout = Layout::read(&btf);
     assert_eq!(layout.require(crate::ingest::probe_list::WALK_NEEDS), Ok(()));
+    assert_eq!(layout.require(crate::ingest::probe_list::FINGERPRINT_NEEDS), Ok(()));
     assert_eq!(layout.kernel.memslots_buckets, 128);
 }

@@ -88,7 +88,8 @@ impl Guest {
     }
 
     fn call(&self, op: CallOp) {
-        let call = Call { time_ns: clock::monotonic_ns(), generation: self.generation, cookie: COOKIE, op };
+        let generation = self.generation;
+        let call = Call { time_ns: clock::monotonic_ns(), generation, cookie: COOKIE, fingerprint: None, op };
         self.jobs.send(Job::Call(call)).unwrap();
     }
 
