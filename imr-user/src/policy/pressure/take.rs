@@ -6,11 +6,10 @@
 use std::cmp::Reverse;
 
 use crate::model::ids::{BlockId, FRAME_SIZE, Gfn};
+use crate::policy::bucket::Bucket;
 use crate::policy::free_since::{FreeFor, FreeSince, Seen};
 use crate::policy::plan::Verdict;
 use crate::policy::settings::{Settings, mib};
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// What may be taken from a VM now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,42 +31,6 @@ pub enum Allowance {
     },
 }
 
-/// Bytes that may be taken, filled at a rate, a second's worth at most: a token bucket.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    rate: u64,
-    level: u64,
-    at_ns: u64,
-}
-
-impl Bucket {
-    fn fill(&mut self, now_ns: u64) {
-        let passed = u128::from(now_ns.saturating_sub(self.at_ns));
-        let more = passed * u128::from(self.rate) / u128::from(SECOND_NS);
-        let room = self.rate - self.level;
-        if more >= u128::from(room) {
-            self.level = self.rate;
-            self.at_ns = self.at_ns.max(now_ns);
-        } else {
-            self.level += more as u64;
-            // Only the time that whole bytes came from, or many small steps would lose some.
-            self.at_ns += (more * u128::from(SECOND_NS)).div_ceil(u128::from(self.rate)) as u64;
-        }
-    }
-
-    fn take(&mut self, bytes: u64) -> bool {
-        let enough = bytes <= self.level;
-        if enough {
-            self.level -= bytes;
-        }
-        enough
-    }
-
-    fn give_back(&mut self, bytes: u64) {
-        self.level = self.level.saturating_add(bytes).min(self.rate);
-    }
-}
-
 /// Answers the offers of one VM.
 #[derive(Debug, Clone)]
 pub struct Taker {
@@ -82,12 +45,10 @@ impl Taker {
     /// One that may take nothing yet.
     #[must_use]
     pub fn new(settings: Settings, now_ns: u64) -> Self {
-        // A rate of nothing would divide by it.
-        let rate = settings.rate.max(1);
         Self {
             allowance: Allowance::Calm,
             settings,
-            bucket: Bucket { rate, level: rate, at_ns: now_ns },
+            bucket: Bucket::new(settings.rate, settings.rate, now_ns),
             taken: 0,
             free: FreeSince::default(),
         }
