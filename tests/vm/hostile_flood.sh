@@ -38,4 +38,5 @@ imr_stop
 say "limited $(summary limited_calls), denied $(summary denied_calls), stale $(summary stale_calls), malformed $(summary malformed)"
 # A thousand a second are heard, and the first one in each window may be one too many per CPU.
 need "calls over the limit were counted" "$(summary limited_calls)" -ge $((CALLS - took - 3000))
+need "records were held back" "$(summary held_back)" -ge 1000
 need "the process's calls were counted" "$(summary denied_calls)" -eq 15000

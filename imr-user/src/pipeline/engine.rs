@@ -323,8 +323,12 @@ impl Engine {
             vm.mappings_changed = true;
             vm.dirty = true;
         }
-        if let Some(happened) = reports::apply(vm, &self.tables, &mut self.log, report) {
-            self.tell(Some(id), happened);
+        let told = vm.quota.admits(&report, clock::monotonic_ns());
+        let mut untold = DecisionLog::default();
+        let log = if told { &mut self.log } else { &mut untold };
+        match reports::apply(vm, &self.tables, log, report) {
+            Some(happened) if told => self.tell(Some(id), happened),
+            _ => {}
         }
     }
 
@@ -345,6 +349,7 @@ impl Engine {
             vm.sample(&self.tables, now_ns);
             vm.model.pressure = vm.pressure.snapshot(now_ns);
         }
+        self.tell_held_back(now_ns);
         self.refresh_all(now_ns);
         self.host.model_bytes = self.model_bytes();
         self.sequence += 1;
@@ -359,6 +364,14 @@ impl Engine {
             decisions: self.log.to_vec(),
         };
         self.out.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    fn tell_held_back(&mut self, now_ns: u64) {
+        let due = |vm: &mut FollowedVm| Some((vm.model.id(), vm.quota.held_back(now_ns)?));
+        let due: Vec<_> = self.vms.values_mut().filter_map(due).collect();
+        for (id, records) in due {
+            self.tell(Some(id), Happened::HeldBack { records });
+        }
     }
 
     fn refresh_all(&mut self, now_ns: u64) {
@@ -443,6 +456,7 @@ fn add_to_summary(summary: &mut Summary, vm: &FollowedVm) {
     summary.limited_calls += offers.limited_calls;
     summary.stale_calls += offers.stale_calls;
     summary.malformed += offers.malformed;
+    summary.held_back += vm.quota.held_back_in_all();
     summary.left += snapshot.returns.left;
     summary.left_bytes += snapshot.returns.left_bytes;
     summary.unnotified_calls += snapshot.returns.unnotified_calls;

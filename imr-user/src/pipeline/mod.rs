@@ -17,6 +17,7 @@ mod orders;
 pub mod pageout;
 mod pressure;
 mod pulse;
+mod quota;
 pub mod record;
 mod reports;
 pub mod stop_at;

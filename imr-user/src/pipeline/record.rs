@@ -166,6 +166,11 @@ pub enum Happened {
         /// Why.
         why: String,
     },
+    /// So many records of this VM were not made: its guest gave cause for too many. They are in the counters.
+    HeldBack {
+        /// Since the last record of this kind.
+        records: u64,
+    },
     /// Something went wrong on the host; the rest goes on.
     Problem {
         /// What, where and what to do.
@@ -204,6 +209,8 @@ pub struct Summary {
     pub stale_calls: u64,
     /// HELLOs and offers that made no sense.
     pub malformed: u64,
+    /// Records that were not made, as a guest gave cause for too many.
+    pub held_back: u64,
     /// Offers after which there was memory where it had been taken, and how much.
     pub left: u64,
     /// See above.
@@ -293,6 +300,9 @@ impl fmt::Display for Happened {
                 told.back_bytes / MIB
             ),
             Self::Refused { why } => write!(f, "refused: {why}"),
+            Self::HeldBack { records } => {
+                write!(f, "{records} records held back: the guest gives cause for more than a few a second")
+            }
             Self::Problem { what } => write!(f, "problem: {what}"),
             Self::Summary(summary) => summary.fmt(f),
         }
@@ -305,7 +315,8 @@ impl fmt::Display for Summary {
             f,
             "summary: {} VMs; {} MiB offered, {} MiB reclaimed, {} MiB refaulted, {} MiB of idle memory \
              swapped out; {} offers done, {} revoked, \
-             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, limited {}, stale {}, malformed {}; \
+             {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, limited {}, stale {}, malformed {}, \
+             records held back {}; \
              left behind {} ({} KiB), KVM not told {}, not measured {}; events lost {}, \
              undecodable {}, unattributed {}",
             self.vms,
@@ -322,6 +333,7 @@ impl fmt::Display for Summary {
             self.limited_calls,
             self.stale_calls,
             self.malformed,
+            self.held_back,
             self.left,
             self.left_bytes >> 10,
             self.unnotified_calls,

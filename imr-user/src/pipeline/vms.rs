@@ -12,6 +12,7 @@ use super::attach::AttachIds;
 use super::hazard_watch::HazardWatch;
 use super::orders::{Changes, Orders, WorkerLayout};
 use super::pageout::Paging;
+use super::quota::Quota;
 use super::stop_at::StopAt;
 use super::worker::{Job, Report, Worker};
 use super::{clock, look};
@@ -80,6 +81,8 @@ pub(super) struct FollowedVm {
     /// What its worker was told newest.
     allowance: Allowance,
     want_seq: u64,
+    /// What of its guest's doings is told.
+    pub(super) quota: Quota,
     /// How its idle blocks go out.
     pub(super) paging: Paging,
     /// Since when idleness scans of it are followed, ns; `None` where the MMU does not show what they find.
@@ -144,6 +147,7 @@ impl FollowedVm {
             taken_in_all: 0,
             allowance: Allowance::Calm,
             want_seq: 0,
+            quota: Quota::new(clock::monotonic_ns()),
             paging: Paging::default(),
             young_since: Mmu::read().shows_young().then(clock::monotonic_ns),
             worker: None,

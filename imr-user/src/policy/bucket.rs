@@ -45,6 +45,12 @@ impl Bucket {
         enough
     }
 
+    /// Whether not even one can be taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.level == 0
+    }
+
     /// Puts back what was taken and not used.
     pub fn give_back(&mut self, tokens: u64) {
         self.level = self.level.saturating_add(tokens).min(self.size);
