@@ -13,7 +13,7 @@ watch_begin
 hostile 1 honest
 mark
 before=$(cpu_ticks)
-(PATIENCE=450; hostile 1 flood "count=$CALLS"; echo "$LINE" >/tmp/flood.line) >/tmp/flood.out 2>&1 &
+(PATIENCE=900; hostile 1 flood "count=$CALLS"; echo "$LINE" >/tmp/flood.line) >/tmp/flood.out 2>&1 &
 flood=$!
 begun=$(now_ms)
 event 30 event=done vm.name=guest1 >/dev/null || fail "the flood has not begun"

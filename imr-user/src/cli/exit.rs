@@ -26,8 +26,16 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // eprintln! panics where standard error is on a full file system.
-    let _ = writeln!(io::stderr(), "{program}: {error:#}");
+    let _ = writeln!(io::stderr(), "{program}: {}", in_one_line(&error));
     ExitCode::from(code(&error))
+}
+
+/// The error and its causes. Some errors say their cause themselves; it is not said twice.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |said, cause| {
+        let cause = cause.to_string();
+        if said.ends_with(&cause) { said } else { format!("{said}: {cause}") }
+    })
 }
 
 fn code(error: &anyhow::Error) -> u8 {
@@ -58,5 +66,15 @@ mod tests {
         let error = FileConfig::parse("c.toml".as_ref(), "[top]\nx = 1\n").unwrap_err();
         assert_eq!(code(&error.into()), USAGE);
         assert_eq!(code(&anyhow::anyhow!("something else")), FAILED);
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        let said = source.to_string();
+        let error = ConfigError::Read { path: "c.toml".into(), source };
+        let error = anyhow::Error::from(error).context("imr run");
+        assert_eq!(in_one_line(&error), format!("imr run: cannot read the configuration c.toml: {said}"));
+        assert_eq!(in_one_line(&anyhow::anyhow!("a").context("b")), "b: a");
     }
 }

@@ -230,7 +230,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "hostile_flood",
         script: "hostile_flood.sh",
         // A million exits with two CPUs are more than the emulator gets through.
-        machine: || Machine { host_cpus: 1, limit_s: 900, ram: GuestRam::Thp, ..one_of_two_is_hostile() },
+        machine: || Machine { host_cpus: 1, limit_s: 1200, ram: GuestRam::Thp, ..one_of_two_is_hostile() },
     },
     Scenario { name: "reset_hostile", script: "reset_hostile.sh", machine: one_of_two_is_hostile },
     Scenario { name: "top_views", script: "top_views.sh", machine: Machine::default },
