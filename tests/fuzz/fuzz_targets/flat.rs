@@ -83,9 +83,12 @@ fn by_the_design(record: &[u8], offer: FlatOffer) -> Option<Vec<OfferedRange>> {
     if ranges.is_empty() || ranges.len() != count as usize || ranges.len() > MAX_RANGES {
         return None;
     }
-    let length = |order: u32| Some(1_u64 << order.checked_sub(flat_order)?);
+    let is_one = |order: u32| (flat_order..=MAX_OFFER_ORDER).contains(&order);
     for (block, order) in &ranges {
-        let covers = *block..block + length(*order).filter(|_| *order <= MAX_OFFER_ORDER)?;
+        if !is_one(*order) {
+            return None;
+        }
+        let covers = *block..block + (1 << (order - flat_order));
         let others = ranges.iter().filter(|(other, _)| covers.contains(other)).count() - 1;
         if block % (covers.end - block) != 0 || covers.end > last + 1 || others > 0 {
             return None;
