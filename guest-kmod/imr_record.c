@@ -181,7 +181,7 @@ unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsi
 		if (!imr_record_holds(g, range))
 			continue;
 		pages += 1ULL << range->order;
-		/* Page reporting never gives more; to run over the end would be worse than to offer less. */
+		/* Page reporting never gives more. */
 		if (++n == ARRAY_SIZE(g->batch))
 			break;
 	}
