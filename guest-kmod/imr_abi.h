@@ -85,6 +85,12 @@
  */
 #define IMR_FLAT_RECORD_MAX 0x400000ULL
 
+/*
+ * The smallest order of its blocks, 2 MiB: what a scan takes grows with the
+ * guest's memory and with nothing else.
+ */
+#define IMR_FLAT_MIN_ORDER 9U
+
 /* next of the last entry of a list. */
 #define IMR_LIST_END 0xffffffffU
 
@@ -196,10 +202,10 @@
  *   zone_free_blocks[z * 16 + o] blocks of 4 KiB << o in zones of kind z,
  *   IMR_ZONE_DMA to IMR_ZONE_MOVABLE; at most 2^32 - 1.
  * @flat_order: Order of a block of the flat record: byte b is for the guest
- *   memory of 4 KiB << flat_order at b times that. At most IMR_MAX_OFFER_ORDER;
- *   zero with a list.
+ *   memory of 4 KiB << flat_order at b times that. From IMR_FLAT_MIN_ORDER to
+ *   IMR_MAX_OFFER_ORDER; zero with a list.
  * @offer_last: Where to end: of a flat record the number of the last block
- *   that the offer has any part of; zero with a list.
+ *   that the offer has any part of, which begins in RAM; zero with a list.
  * @reserved: Zero.
  */
 struct imr_guest_half {

@@ -71,6 +71,7 @@ static bool imr_flat_alloc(struct imr_guest *g, struct imr_record *record)
 int imr_record_alloc(struct imr_guest *g, struct imr_record *record)
 {
 	BUILD_BUG_ON(IMR_LIST_RECORD_SIZE > PAGE_SIZE);
+	BUILD_BUG_ON(IMR_MIN_ORDER < IMR_FLAT_MIN_ORDER);
 
 	if (g->flat && imr_flat_alloc(g, record))
 		return 0;

@@ -49,6 +49,8 @@ pub const MAX_RANGES: usize = 256;
 pub const LIST_RECORD_SIZE: u64 = (MAX_RANGES * size_of::<ListEntry>()) as u64;
 /// The most bytes that a flat record may have: 8 TiB of guest memory in blocks of 2 MiB.
 pub const FLAT_RECORD_MAX: u64 = 4 << 20;
+/// The smallest order of its blocks, 2 MiB: what a scan takes grows with the guest's memory and with nothing else.
+pub const FLAT_MIN_ORDER: u32 = 9;
 /// `next` of the last entry of a list.
 pub const LIST_END: u32 = u32::MAX;
 /// Largest order of an offered range: 4 KiB << 18 is 1 GiB. (The buddy allocator's largest is 10.)
@@ -139,9 +141,10 @@ pub struct GuestHalf {
     /// in zones of kind `z`, [`ZONE_DMA`] to [`ZONE_MOVABLE`]; at most 2^32 - 1.
     pub zone_free_blocks: [u32; ZONE_FREE_ORDERS],
     /// Order of a block of the flat record: byte `b` is for the guest memory of `4 KiB << flat_order` at `b` times that.
-    /// At most [`MAX_OFFER_ORDER`]; zero with a list.
+    /// From [`FLAT_MIN_ORDER`] to [`MAX_OFFER_ORDER`]; zero with a list.
     pub flat_order: u32,
-    /// Where to end: of a flat record the number of the last block that the offer has any part of; zero with a list.
+    /// Where to end: of a flat record the number of the last block that the offer has any part of, which begins in RAM;
+    /// zero with a list.
     pub offer_last: u32,
     /// Zero.
     pub reserved: [u64; 194],

@@ -115,6 +115,7 @@ const CONSTANTS: &[(&str, i128)] = &[
     ("IMR_LIST_RECORD_SIZE", abi::LIST_RECORD_SIZE as i128),
     ("IMR_RECORD_FLAT", abi::RECORD_FLAT as i128),
     ("IMR_FLAT_RECORD_MAX", abi::FLAT_RECORD_MAX as i128),
+    ("IMR_FLAT_MIN_ORDER", abi::FLAT_MIN_ORDER as i128),
     ("IMR_LIST_END", abi::LIST_END as i128),
     ("IMR_MAX_OFFER_ORDER", abi::MAX_OFFER_ORDER as i128),
     ("IMR_FREE_ORDERS", abi::FREE_ORDERS as i128),

@@ -22,6 +22,12 @@ static u32 hostile_block(struct hostile *h)
 	return h->bait / HOSTILE_BAIT_SIZE;
 }
 
+/* The last block of RAM. */
+static u32 hostile_last_block(void)
+{
+	return ((u64)hostile_ram_mib << 20) / HOSTILE_BAIT_SIZE - 1;
+}
+
 static void hostile_flat_init(struct hostile *h)
 {
 	struct imr_guest_half *half = &h->page->guest;
@@ -33,7 +39,7 @@ static void hostile_flat_init(struct hostile *h)
 	memset(h->record, 0, HOSTILE_BLOCKS);
 }
 
-/* HELLOs with records that cannot be. 7 of them. */
+/* HELLOs with records that cannot be. 8 of them. */
 static void hostile_flat_pages(struct hostile *h)
 {
 	struct imr_guest_half *half = &h->page->guest;
@@ -48,6 +54,7 @@ static void hostile_flat_pages(struct hostile *h)
 		{ "one with too many", half->record_gpa, IMR_FLAT_RECORD_MAX + 1, 9 },
 		{ "one with as many as there are numbers", half->record_gpa, ~0ULL, 9 },
 		{ "one with blocks of 2 GiB", half->record_gpa, HOSTILE_BLOCKS, 19 },
+		{ "one with blocks of 1 MiB", half->record_gpa, HOSTILE_BLOCKS, 8 },
 		{ "one with blocks of nothing", half->record_gpa, HOSTILE_BLOCKS, ~0U },
 		{ "one across the end of RAM", ((u64)hostile_ram_mib << 20) - 4096, 8192, 9 },
 		{ "one over the control page", gpa - 4096, 8192, 9 },
@@ -63,10 +70,10 @@ static void hostile_flat_pages(struct hostile *h)
 	}
 }
 
-/* Offers that are none: each is given back as a whole. 19 of them. */
+/* Offers that are none: each is given back as a whole. 21 of them. */
 static void hostile_flat_offers(struct hostile *h)
 {
-	const u32 at = hostile_block(h), last = HOSTILE_BLOCKS - 1;
+	const u32 at = hostile_block(h), last = hostile_last_block();
 	const struct {
 		const char *what;
 		u32 count;
@@ -79,7 +86,9 @@ static void hostile_flat_offers(struct hostile *h)
 		{ "257 ranges", 257, 0, last, 10, 0 },
 		{ "4 G ranges", ~0U, 0, last, 10, 0 },
 		{ "an end before the beginning", 1, at + 1, at, 10, 0 },
-		{ "an end behind the record", 1, 0, last + 1, 10, 0 },
+		{ "an end behind RAM", 1, 0, last + 1, 10, 0 },
+		{ "an end far behind RAM", 1, 0, HOSTILE_BLOCKS - 1, 10, 0 },
+		{ "an end behind the record", 1, 0, HOSTILE_BLOCKS, 10, 0 },
 		{ "an end far behind it", 1, 0, ~0U, 10, 0 },
 		{ "both behind it", 1, ~0U, ~0U, 10, 0 },
 		{ "nothing", 1, 0, last, 0, 0 },
@@ -122,11 +131,11 @@ static void hostile_flat_shapes(struct hostile *h)
 		hostile_flat_init(h);
 		hostile_expect(h, hostile_hello(h), "HELLO is answered");
 		((u8 *)h->record)[hostile_block(h)] = HOSTILE_BAIT_ORDER + 1;
-		half->offer_last = HOSTILE_BLOCKS - 1;
+		half->offer_last = hostile_last_block();
 		if (how == 0)
 			half->record_size--;
 		else if (how == 1)
-			half->flat_order--;
+			half->flat_order++;
 		else
 			half->record_kind = IMR_RECORD_LIST;
 		hostile_expect(h, hostile_offer(h, 1, 0, 10000) == HOSTILE_ABANDONED,
@@ -142,8 +151,6 @@ void hostile_flat(struct hostile *h)
 {
 	struct imr_guest_half *half = &h->page->guest;
 	struct imr_host_half *host = &h->page->host;
-	const u32 at = hostile_block(h), ram = ((u64)hostile_ram_mib << 20) / HOSTILE_BAIT_SIZE;
-	u8 *bytes = (u8 *)h->record;
 	enum hostile_end end;
 
 	hostile_flat_pages(h);
@@ -153,18 +160,13 @@ void hostile_flat(struct hostile *h)
 	hostile_flat_shapes(h);
 	hostile_expect(h, hostile_holds(h->block, HOSTILE_BAIT_SIZE), "the bait is as it was written");
 
-	/* Good, behind RAM, and far behind it: answered in the order of the blocks. */
 	hostile_flat_init(h);
 	hostile_expect(h, hostile_hello(h), "HELLO is answered");
-	bytes[HOSTILE_BLOCKS - 1] = HOSTILE_BAIT_ORDER + 1;
-	bytes[ram] = HOSTILE_BAIT_ORDER + 1;
-	bytes[at] = HOSTILE_BAIT_ORDER + 1;
-	half->offer_last = HOSTILE_BLOCKS - 1;
-	end = hostile_offer(h, 3, at, 10000);
-	hostile_expect(h, end == HOSTILE_DONE && host->results[0] == IMR_RESULT_RECLAIMED &&
-		       host->results[1] == IMR_RESULT_REFUSED && host->results[2] == IMR_RESULT_REFUSED,
-		       "of three ranges the one in RAM is taken (%d, results %u %u %u)", end,
-		       host->results[0], host->results[1], host->results[2]);
+	((u8 *)h->record)[hostile_block(h)] = HOSTILE_BAIT_ORDER + 1;
+	half->offer_last = hostile_last_block();
+	end = hostile_offer(h, 1, 0, 10000);
+	hostile_expect(h, end == HOSTILE_DONE && host->results[0] == IMR_RESULT_RECLAIMED,
+		       "an honest offer is taken (%d, result %u)", end, host->results[0]);
 	hostile_expect(h, hostile_zero(h->block, HOSTILE_BAIT_SIZE), "what was reclaimed reads as zero");
 }
 

@@ -1,5 +1,5 @@
 //! The flat record: a byte for each block of guest memory, scanned between two block numbers. Each byte is copied once,
-//! a piece at a time, and judged as copied; time and memory are bounded by the record's size.
+//! a piece at a time, and judged as copied; what a scan takes is bounded by the record's size and by the guest's memory.
 
 use std::ops::RangeInclusive;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::guest::memory::{MemoryError, PageMemory};
 use crate::guest::record::OfferedRange;
-use crate::model::ids::{Gfn, Gpa};
+use crate::model::ids::{FRAME_SIZE, Gfn, Gpa};
 
 /// Bytes that are copied at a time.
 const PIECE: usize = 16 << 10;
@@ -30,6 +30,14 @@ pub enum FlatError {
         last: u32,
         /// Blocks of the record.
         blocks: u64,
+    },
+    /// The last block is no memory of the guest. To scan up to there would take time for nothing.
+    #[error("block {last}, the last one, is at {gpa}, not inside a RAM slot")]
+    NoRam {
+        /// Its number.
+        last: u32,
+        /// Where it would be.
+        gpa: Gpa,
     },
     /// Not as many ranges begin between the two numbers as the offer names.
     #[error("{found} ranges begin there, the offer names {expected}")]
@@ -102,6 +110,11 @@ impl FlatOffer {
         }
         Ok(u64::from(first)..=u64::from(last))
     }
+
+    /// Where the last block is: below 2^52, for a window that is one.
+    fn last_gpa(&self) -> Gpa {
+        Gpa::new((u64::from(self.last) * FRAME_SIZE) << self.flat_order)
+    }
 }
 
 /// Copies what `offer` names of the record at `record_gpa`, and finds its ranges, lowest address first.
@@ -118,6 +131,9 @@ pub fn read(
         Ok(window) => window,
         Err(error) => return Ok(Err(error)),
     };
+    if !memory.is_ram(offer.last_gpa(), FRAME_SIZE) {
+        return Ok(Err(FlatError::NoRam { last: offer.last, gpa: offer.last_gpa() }));
+    }
     let mut scan = Scan::new(offer);
     let mut piece = vec![0; PIECE.min((window.end() - window.start() + 1) as usize)];
     let mut block = *window.start();

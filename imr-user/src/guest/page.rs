@@ -2,8 +2,8 @@
 //! given a name.
 
 use imr_common::guest_abi::{
-    CONTROL_PAGE_SIZE, ControlPage, FLAT_RECORD_MAX, FREE_ORDERS, FREE_ZONES, GuestHalf, HALF_SIZE, HostHalf,
-    LIST_RECORD_SIZE, MAGIC, MAX_OFFER_ORDER, MAX_RANGES, RECORD_FLAT, RECORD_LIST,
+    CONTROL_PAGE_SIZE, ControlPage, FLAT_MIN_ORDER, FLAT_RECORD_MAX, FREE_ORDERS, FREE_ZONES, GuestHalf,
+    HALF_SIZE, HostHalf, LIST_RECORD_SIZE, MAGIC, MAX_OFFER_ORDER, MAX_RANGES, RECORD_FLAT, RECORD_LIST,
 };
 use std::mem::offset_of;
 use thiserror::Error;
@@ -226,6 +226,7 @@ impl GuestFields {
             RECORD_FLAT if self.record_size > FLAT_RECORD_MAX => {
                 return bad("a flat record has 4 Mi blocks at most");
             }
+            RECORD_FLAT if self.flat_order < FLAT_MIN_ORDER => return bad("its blocks have less than 2 MiB"),
             RECORD_FLAT if self.flat_order > MAX_OFFER_ORDER => {
                 return bad("its blocks are larger than any offer");
             }

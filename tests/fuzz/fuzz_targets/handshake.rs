@@ -169,7 +169,7 @@ impl World {
         set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
         set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
         let (kind, size, flat_order) = if bytes.ratio(1, 3)? {
-            (RECORD_FLAT, bytes.int_in_range(1..=2 * FRAME)?, bytes.int_in_range(0..=19)?)
+            (RECORD_FLAT, bytes.int_in_range(1..=2 * FRAME)?, bytes.int_in_range(8..=19)?)
         } else {
             (RECORD_LIST, LIST_RECORD_SIZE, 0_u32)
         };
@@ -410,10 +410,13 @@ const CLAIM: &[usize] = &[
     offset_of!(HostHalf, abandon_seq),
 ];
 
-/// The slots with these bits set.
+/// The slots with these bits set, and a large one.
 fn ranges(slots: u8) -> Vec<RamRange> {
     let with_bits = SLOTS.iter().enumerate().filter(|(bit, _)| slots & (1 << bit) != 0);
-    with_bits.filter_map(|(_, (gfn, npages, at))| RamRange::from_frames(*gfn, *npages, *at)).collect()
+    let small = with_bits.map(|(_, (gfn, npages, at))| (*gfn, *npages, *at));
+    // Where the blocks of a flat record are: RAM that cannot be reached, as no file has such an offset.
+    let blocks = (0x400, 1 << 32, 1 << 63);
+    small.chain([blocks]).filter_map(|(gfn, npages, at)| RamRange::from_frames(gfn, npages, at)).collect()
 }
 
 /// Where in the file the host half of the page at `page` is.

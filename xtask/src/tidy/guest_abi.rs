@@ -119,6 +119,7 @@ pub(super) fn constants() -> Vec<Constant> {
         MAX_RANGES: usize,
         LIST_RECORD_SIZE: u64,
         FLAT_RECORD_MAX: u64,
+        FLAT_MIN_ORDER: u32,
         LIST_END: u32,
         MAX_OFFER_ORDER: u32,
         FREE_ORDERS: usize,

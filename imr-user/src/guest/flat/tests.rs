@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::guest::memory::{GuestMemory, RamRange};
-use crate::model::ids::FRAME_SIZE;
-
 const RECORD: u64 = 0x10_0000;
+/// All frames that blocks can have.
+const EVERYWHERE: (u64, u64) = (0, 1 << 40);
 
 fn offer(blocks: u64, flat_order: u32, window: (u32, u32), count: u32) -> FlatOffer {
     FlatOffer { blocks, flat_order, first: window.0, last: window.1, count }
@@ -18,18 +18,19 @@ fn range(gfn: u64, npages: u64) -> OfferedRange {
     OfferedRange { base_gfn: Gfn::new(gfn), npages }
 }
 
-/// Guest memory that holds `record`, and one page behind it that is no RAM.
-fn memory(record: &[u8]) -> GuestMemory {
+/// Guest memory of `frames` that is there and cannot be read, with `record` in the middle of it.
+fn memory(record: &[u8], (from, npages): (u64, u64)) -> GuestMemory {
     let file = tempfile::tempfile().unwrap();
     let frames = (record.len() as u64).div_ceil(FRAME_SIZE);
     file.set_len(frames * FRAME_SIZE).unwrap();
     file.write_all_at(record, 0).unwrap();
-    GuestMemory::new(file, vec![RamRange::from_frames(RECORD / FRAME_SIZE, frames, 0).unwrap()])
+    let record = RamRange::from_frames(RECORD / FRAME_SIZE, frames, 0).unwrap();
+    GuestMemory::new(file, vec![record, RamRange::from_frames(from, npages, 1 << 63).unwrap()])
 }
 
 /// Both ways to read have to agree.
 fn both(record: &[u8], offer: FlatOffer) -> Result<Vec<OfferedRange>, FlatError> {
-    let copied = read(&memory(record), Gpa::new(RECORD), offer).unwrap();
+    let copied = read(&memory(record, EVERYWHERE), Gpa::new(RECORD), offer).unwrap();
     assert_eq!(copied, parse(record, offer));
     copied
 }
@@ -78,10 +79,15 @@ fn refuses_what_is_no_flat_record() {
 
 #[test]
 fn what_is_no_ram_is_not_read() {
-    let memory = memory(&[0; 4096]);
+    // The one frame besides the record that is RAM is the first of block 4096.
+    let memory = memory(&[0; 4096], (4096 << 9, 1));
     let beyond = offer(4097, 9, (0, 4096), 1);
     assert!(matches!(read(&memory, Gpa::new(RECORD), beyond), Err(MemoryError::OutsideRam { .. })));
     assert!(matches!(read(&memory, Gpa::new(!0xfff), beyond), Err(MemoryError::OutsideRam { .. })));
+    for last in [0, 4095, 4097] {
+        let none = read(&memory, Gpa::new(RECORD), FlatOffer { last, blocks: 5000, ..beyond });
+        assert!(matches!(none, Ok(Err(FlatError::NoRam { .. }))), "{last}: {none:?}");
+    }
     // Numbers that cannot be are refused before anything is read.
     let nowhere = offer(FLAT_RECORD_MAX * 2, 9, (0, FLAT_RECORD_MAX as u32), 1);
     assert!(matches!(read(&memory, Gpa::new(!0xfff), nowhere), Ok(Err(FlatError::Window { .. }))));
@@ -146,6 +152,6 @@ proptest! {
             prop_assert!(from <= (u64::from(window.1) + 1) << flat_order);
         }
         // What is not there is not read, whatever the guest says of the size.
-        let _ = read(&memory(&bytes), Gpa::new(RECORD), offer);
+        let _ = read(&memory(&bytes, EVERYWHERE), Gpa::new(RECORD), offer);
     }
 }

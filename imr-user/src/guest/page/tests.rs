@@ -74,7 +74,7 @@ prop_compose! {
             1 => FLAT_RECORD_MAX - 1..FLAT_RECORD_MAX + 2,
             1 => any::<u64>(),
         ],
-        flat_order in prop_oneof![3 => 0..=MAX_OFFER_ORDER + 1, 1 => any::<u32>()],
+        flat_order in prop_oneof![3 => 8..=MAX_OFFER_ORDER + 1, 1 => any::<u32>()],
         numbers in any::<[u64; 4]>(),
         small in any::<[u32; 3]>(),
         free_blocks in any::<[u64; FREE_ORDERS]>(),
@@ -105,7 +105,7 @@ proptest! {
         let (memory, _) = memory(&[(1, 3, 0)], 3);
         let shape = match page.record_kind {
             RECORD_LIST => page.record_size == LIST_RECORD_SIZE,
-            RECORD_FLAT => (1..=FLAT_RECORD_MAX).contains(&page.record_size) && page.flat_order <= MAX_OFFER_ORDER,
+            RECORD_FLAT => (1..=FLAT_RECORD_MAX).contains(&page.record_size) && (9..=MAX_OFFER_ORDER).contains(&page.flat_order),
             _ => false,
         };
         let bytes = |gpa: Gpa, size| u128::from(gpa.get())..u128::from(gpa.get()) + u128::from(size);

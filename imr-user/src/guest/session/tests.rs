@@ -32,7 +32,9 @@ impl Guest {
         let bytes = Box::leak(vec![0_u64; 3 * 512].into_boxed_slice());
         let hva = (bytes.as_ptr() as u64).next_multiple_of(4096);
         let range = RamRange::from_frames(PAGE / 4096, 2, hva).unwrap();
-        let guest = Self { memory: GuestMemory::new(self_mem(), vec![range]) };
+        // Blocks 4 to 7 of 2 MiB, which nobody reads.
+        let blocks = RamRange::from_frames(0x800, 0x800, 1 << 63).unwrap();
+        let guest = Self { memory: GuestMemory::new(self_mem(), vec![range, blocks]) };
         guest.set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
         guest.set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
         guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes());
@@ -121,12 +123,17 @@ fn an_offer_in_a_flat_record_is_the_same_as_in_a_list() {
     let at = PAGE + (offset_of!(ControlPage, host) + offset_of!(HostHalf, results)) as u64;
     guest.memory.read(Gpa::new(at), &mut results).unwrap();
     assert_eq!(results, [RESULT_RECLAIMED, RESULT_KEPT, 0]);
-    // A window that leaves out a half of a range, as one that is changed meanwhile may.
+    // A window that ends where the guest has no memory.
     guest.offer_flat(2);
-    guest.set(offset_of!(GuestHalf, offer_last), &5_u32.to_le_bytes());
+    guest.set(offset_of!(GuestHalf, offer_last), &8_u32.to_le_bytes());
     let Claim::Malformed(why) = claim(&guest, &mut session, 2, COOKIE).unwrap() else { panic!("taken") };
+    assert!(why.to_string().contains("not inside a RAM slot"), "{why}");
+    // A window that leaves out a half of a range, as one that is changed meanwhile may.
+    guest.offer_flat(3);
+    guest.set(offset_of!(GuestHalf, offer_last), &5_u32.to_le_bytes());
+    let Claim::Malformed(why) = claim(&guest, &mut session, 3, COOKIE).unwrap() else { panic!("taken") };
     assert!(why.to_string().contains("goes on behind the last block"), "{why}");
-    assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 2));
+    assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 3));
 }
 
 #[test]
@@ -135,7 +142,7 @@ fn a_record_that_changes_its_shape_after_hello_is_not_read() {
     let changes: [Change; 3] = [
         |guest| guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes()),
         |guest| guest.set(offset_of!(GuestHalf, record_size), &100_u64.to_le_bytes()),
-        |guest| guest.set(offset_of!(GuestHalf, flat_order), &8_u32.to_le_bytes()),
+        |guest| guest.set(offset_of!(GuestHalf, flat_order), &10_u32.to_le_bytes()),
     ];
     for (number, change) in changes.iter().enumerate() {
         let guest = Guest::new();
