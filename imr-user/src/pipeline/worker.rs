@@ -289,6 +289,7 @@ impl Worker {
                 }
             })
         };
+        self.kept = kept;
         let reclaimed_ns = clock::monotonic_ns();
         let planned = plan.ranges.iter().zip(&outcome.ranges).zip(&ranges);
         let to_take = planned.filter(|((range, _), _)| range.verdict == Verdict::Reclaim);

@@ -19,6 +19,7 @@ use crate::model::backing::Segment;
 use crate::model::ids::{FRAME_SIZE, Pid};
 use crate::pipeline::answerer::worker_of;
 use crate::reclaim::backend::{Backend, Effect, Failure, Obstacle};
+use crate::reclaim::by_mapping::backend_for;
 use crate::reclaim::choose::Allowed;
 
 const COOKIE: u64 = 0xfeed;
@@ -175,6 +176,47 @@ impl Backend for Stuck {
 
 fn stuck<'a>(_: BorrowedFd<'a>, _: Pid, _: Allowed, _: &'a mut KeptFiles) -> Box<dyn Backend + 'a> {
     Box::new(Stuck)
+}
+
+/// Batches, and those of them that found a file which the one before had kept open.
+static BATCHES: Mutex<(u32, u32)> = Mutex::new((0, 0));
+
+fn counted<'a>(
+    proc_dir: BorrowedFd<'a>,
+    pid: Pid,
+    allowed: Allowed,
+    kept: &'a mut KeptFiles,
+) -> Box<dyn Backend + 'a> {
+    let mut batches = BATCHES.lock().unwrap();
+    batches.0 += 1;
+    batches.1 += u32::from(!kept.is_empty());
+    backend_for(proc_dir, pid, allowed, kept)
+}
+
+#[test]
+fn files_stay_open_from_one_batch_to_the_next() {
+    let test = "files_stay_open_from_one_batch_to_the_next";
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED {test}: map_files and the VM's lock need root");
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(11)) {
+        return println!(
+            "SKIPPED {test}: Linux {release} has no PROCMAP_QUERY (since 6.11): nothing is kept"
+        );
+    }
+    let mut guest = Guest::start(70_004, Some(counted));
+    guest.hello();
+    // Right after each other; on a busy machine some may still come so late that it was let go.
+    for seq in 1..=20 {
+        guest.offer(seq);
+        assert!(matches!(guest.answer(CallOp::Doorbell(seq)), Report::Claimed(_)));
+        assert!(matches!(guest.report(), Report::Done(_)), "offer {seq}");
+    }
+    let (batches, kept) = *BATCHES.lock().unwrap();
+    assert_eq!(batches, 20);
+    assert!(kept > 0, "each batch opened the file anew");
 }
 
 #[test]
