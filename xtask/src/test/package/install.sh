@@ -20,6 +20,11 @@ mount -t proc proc "$root/proc"
 releases=$(cd "$root/usr/src" && ls -d linux-headers-*-cloud-* | sed 's/^linux-headers-//')
 [ -n "$releases" ] || die "no kernel headers in $archive"
 
+# What installing the kernel itself does; headers may come alone.
+for release in $releases; do
+    [ -e "$root/lib/modules/$release/modules.dep" ] || inside depmod "$release"
+done
+
 cp "$package" "$root/imr.deb"
 say "install"
 inside dpkg -i /imr.deb
