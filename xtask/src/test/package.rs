@@ -58,7 +58,7 @@ impl Test {
     fn run(self, place: &Path) -> Result<String> {
         match self {
             Self::Reproducible => reproducible(place),
-            Self::Checkpatch => checkpatch(),
+            Self::Checkpatch => checkpatch(place),
             Self::Sparse(line) => Ok(format!("{} files", build_kmod::sparse(line)?)),
             Self::Install(root) => install(root, place),
         }
@@ -127,7 +127,7 @@ fn reproducible(place: &Path) -> Result<String> {
     Ok(format!("{} bytes", packages[0].len()))
 }
 
-fn checkpatch() -> Result<String> {
+fn checkpatch(place: &Path) -> Result<String> {
     let script = setup::checkpatch().context("checkpatch.pl was there a moment ago")?;
     let folder = cache::workspace().join("guest-kmod");
     let names = build_kmod::source_names(&folder)?;
@@ -135,8 +135,9 @@ fn checkpatch() -> Result<String> {
     command.arg(script).args(["--strict", "--no-tree", "--no-summary", "--terse", "--show-types", "--file"]);
     let line = process::command_line(&command);
     let output = command
-        .args(&names)
-        .current_dir(&folder)
+        .args(names.iter().map(|name| folder.join(name)))
+        // It leaves a file of what it has learnt.
+        .current_dir(place)
         .env("LC_ALL", "C")
         .output()
         .with_context(|| format!("cannot start `{line}`"))?;
