@@ -187,20 +187,31 @@ fn install(root: Root, place: &Path) -> Result<String> {
     if !status.success() {
         bail!("it ended with {status}; {} has all of it, the end is:\n{}", path.display(), last_lines(&said));
     }
-    let warnings = build_kmod::warnings(said.split("\n== again").next().unwrap_or_default());
+    let builds = sections(&said, "warnings ");
+    let warnings: Vec<&str> = builds.iter().flat_map(|said| build_kmod::warnings(said)).collect();
     if !warnings.is_empty() {
         bail!("with warnings, which are errors here ({}):\n{}", path.display(), warnings.join("\n"));
     }
     let kernels = built(&said);
     let expected = if root == Root::Debian12 { KernelLine::ALL.len() } else { 1 };
-    if kernels.len() != expected {
-        bail!("built for {} kernels where {expected} have headers: {}", kernels.len(), path.display());
+    if kernels.len() != expected || builds.len() != expected {
+        bail!(
+            "built for {} kernels, with warnings on for {}, where {expected} have headers: {}",
+            kernels.len(),
+            builds.len(),
+            path.display()
+        );
     }
     Ok(kernels.join(", "))
 }
 
 /// Mounts and processes end with the first process; no network, so nothing is fetched.
 const NAMESPACES: [&str; 5] = ["--mount", "--pid", "--fork", "--kill-child", "--net"];
+
+/// What the log says below each title that begins so.
+fn sections<'a>(said: &'a str, title: &str) -> Vec<&'a str> {
+    said.split("\n== ").filter(|section| section.starts_with(title)).collect()
+}
 
 /// The kernels that the module was built for.
 fn built(said: &str) -> Vec<&str> {
@@ -235,6 +246,8 @@ mod tests {
 
     #[test]
     fn what_was_built_is_read_from_the_log() {
-        assert_eq!(built("== module of a\nbuilt a\nbuilt b-cloud\nrebuilt c\n"), ["a", "b-cloud"]);
+        let said = "== module of a\nbuilt a\nbuilt b-cloud\nrebuilt c\n== warnings a\nCC x\n== warnings b\nCC y\n== again";
+        assert_eq!(built(said), ["a", "b-cloud"]);
+        assert_eq!(sections(said, "warnings "), ["warnings a\nCC x", "warnings b\nCC y"]);
     }
 }
