@@ -5,7 +5,6 @@
  */
 #define pr_fmt(fmt) "imr: " fmt
 
-#include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/kvm_para.h>
 #include <linux/mm.h>
@@ -271,7 +270,7 @@ static bool imr_bye_once(struct imr_guest *g, u64 wait_ms)
 	mutex_unlock(&g->lock);
 
 	do {
-		usleep_idle_range(500, 1000);
+		imr_sleep_idle(500, 1000);
 		/* The host's last word: every other write of its own is older. */
 		if (!virt_load_acquire(&g->page->host.attach_id))
 			return true;
@@ -305,7 +304,7 @@ bool imr_bye(struct imr_guest *g)
 		/* The last HELLO may be on its way to a host that has only just come. */
 		until = g->call_ns + imr_ms(IMR_CALL_LIFETIME_MS);
 		for (now = ktime_get_ns(); now < until; now = ktime_get_ns())
-			usleep_idle_range(10000, 20000);
+			imr_sleep_idle(10000, 20000);
 		mutex_lock(&g->lock);
 		may_write = imr_host_may_write(g);
 		mutex_unlock(&g->lock);

@@ -10,9 +10,9 @@
  */
 #define pr_fmt(fmt) "imr: " fmt
 
-#include <linux/delay.h>
 #include <linux/module.h>
 
+#include "imr_compat.h"
 #include "imr_guest.h"
 
 /*
@@ -154,7 +154,7 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 			ring = now + imr_ms(IMR_RING_INTERVAL_MS);
 		}
 		/* Idle: this sleep says nothing of the load, and may last. */
-		usleep_idle_range(poll, poll + poll / 2);
+		imr_sleep_idle(poll, poll + poll / 2);
 		poll = min(poll * 2, poll_max);
 	}
 

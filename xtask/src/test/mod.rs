@@ -5,6 +5,7 @@
 
 mod cargo_ring;
 mod fuzz;
+mod package;
 mod scenarios;
 mod second_try;
 mod soak;
@@ -31,6 +32,8 @@ pub(crate) enum Ring {
     Replay,
     /// The handshake's models, by loom and SPIN
     Proof,
+    /// The guest module's package, installed in other Debians; sparse and checkpatch on its source
+    Package,
     /// The real programs on this machine's kernel, as root
     Privileged,
     /// What reads others' bytes, fed with anything, a minute each
@@ -43,8 +46,16 @@ pub(crate) enum Ring {
 
 impl Ring {
     /// Those that run when none is named. Not soak: it has yet to get through under the emulator.
-    const DEFAULT: [Self; 7] =
-        [Self::Unit, Self::Abi, Self::Replay, Self::Proof, Self::Privileged, Self::Fuzz, Self::Vm];
+    const DEFAULT: [Self; 8] = [
+        Self::Unit,
+        Self::Abi,
+        Self::Replay,
+        Self::Proof,
+        Self::Package,
+        Self::Privileged,
+        Self::Fuzz,
+        Self::Vm,
+    ];
 
     /// As it is called on the command line.
     fn as_str(self) -> &'static str {
@@ -53,6 +64,7 @@ impl Ring {
             Self::Abi => "abi",
             Self::Replay => "replay",
             Self::Proof => "proof",
+            Self::Package => "package",
             Self::Privileged => "privileged",
             Self::Fuzz => "fuzz",
             Self::Vm => "vm",
@@ -106,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for ring in rings {
         println!("== {}", ring.as_str());
         let mut tally = match ring {
+            Ring::Package => package::run(filter)?,
             Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
             Ring::Vm => vm::run(filter)?,
             Ring::Soak => soak::run(filter, args.soak_time(), args.seed)?,
