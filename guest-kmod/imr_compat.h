@@ -13,6 +13,8 @@
 #include <linux/sched.h>
 #include <linux/workqueue.h>
 
+#include "imr_abi.h"
+
 /*
  * The largest order that the buddy allocator has. MAX_ORDER was one more than that up to 6.3,
  * the order itself from 6.4, and became MAX_PAGE_ORDER in 6.8. The array of the orders had
@@ -40,6 +42,28 @@ static inline struct workqueue_struct *imr_reporting_wq(struct page_reporting_de
 	struct workqueue_struct *wq = READ_ONCE(prdev->work.wq);
 
 	return wq ? wq : system_freezable_wq;
+}
+
+/*
+ * What the host calls a zone. The small ones are there by the kernel's configuration; what is
+ * not named here has no free pages (ZONE_DEVICE) or is used like a normal one (ZONE_HIGHMEM).
+ */
+static inline unsigned int imr_zone_kind(unsigned int zone)
+{
+	switch (zone) {
+#ifdef CONFIG_ZONE_DMA
+	case ZONE_DMA:
+		return IMR_ZONE_DMA;
+#endif
+#ifdef CONFIG_ZONE_DMA32
+	case ZONE_DMA32:
+		return IMR_ZONE_DMA32;
+#endif
+	case ZONE_MOVABLE:
+		return IMR_ZONE_MOVABLE;
+	default:
+		return IMR_ZONE_NORMAL;
+	}
 }
 
 #endif /* IMR_COMPAT_H */

@@ -61,9 +61,9 @@ bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone)
 static void imr_publish_memory(struct imr_guest *g)
 {
 	struct imr_guest_half *half = &g->page->guest;
-	u64 blocks[IMR_FREE_ORDERS] = {};
-	u64 free = 0, reserve = 0;
-	unsigned int order;
+	u64 blocks[IMR_ZONE_FREE_ORDERS] = {};
+	u64 free = 0, reserve = 0, all;
+	unsigned int order, kind;
 	int node, i;
 
 	BUILD_BUG_ON(IMR_TOP_ORDER >= IMR_FREE_ORDERS);
@@ -80,14 +80,22 @@ static void imr_publish_memory(struct imr_guest *g)
 			if (imr_zone_left_alone(g, zone))
 				reserve += zone_free;
 			for (order = 0; order <= IMR_TOP_ORDER; order++)
-				blocks[order] += READ_ONCE(zone->free_area[order].nr_free);
+				blocks[imr_zone_kind(i) * IMR_FREE_ORDERS + order] +=
+					READ_ONCE(zone->free_area[order].nr_free);
 		}
 	}
 	WRITE_ONCE(half->total_pages, totalram_pages());
 	WRITE_ONCE(half->free_pages, free);
 	WRITE_ONCE(half->reserve_pages, reserve);
-	for (order = 0; order <= IMR_TOP_ORDER; order++)
-		WRITE_ONCE(half->free_blocks[order], blocks[order]);
+	for (order = 0; order <= IMR_TOP_ORDER; order++) {
+		all = 0;
+		for (kind = 0; kind < IMR_FREE_ZONES; kind++) {
+			i = kind * IMR_FREE_ORDERS + order;
+			all += blocks[i];
+			WRITE_ONCE(half->zone_free_blocks[i], min_t(u64, blocks[i], U32_MAX));
+		}
+		WRITE_ONCE(half->free_blocks[order], all);
+	}
 }
 
 /**

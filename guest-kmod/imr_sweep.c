@@ -112,17 +112,8 @@ static bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
  */
 void imr_sweep_init(struct imr_guest *g)
 {
-	unsigned long blocks = 0;
-	int node, i;
+	unsigned long blocks = (imr_end_pfn() >> IMR_MIN_ORDER) + 1;
 
-	for_each_online_node(node) {
-		for (i = 0; i < MAX_NR_ZONES; i++) {
-			struct zone *zone = &NODE_DATA(node)->node_zones[i];
-
-			if (populated_zone(zone))
-				blocks = max(blocks, (zone_end_pfn(zone) >> IMR_MIN_ORDER) + 1);
-		}
-	}
 	g->taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
 	g->taken_blocks = g->taken ? blocks : 0;
 }
