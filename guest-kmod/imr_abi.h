@@ -15,7 +15,7 @@
  * Version of everything in this file. Host and guest refuse each other unless
  * it is equal.
  */
-#define IMR_ABI_VERSION 3U
+#define IMR_ABI_VERSION 4U
 
 /*
  * Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the
@@ -65,11 +65,31 @@
 /* record_kind: a chain of struct imr_list_entry. */
 #define IMR_RECORD_LIST 1U
 
+/*
+ * record_kind: one byte for each block of guest memory, from address 0 on. In
+ * an open offer the byte of the block that a range begins with is the order of
+ * the range plus one; all others, those that the range goes on over included,
+ * are zero.
+ */
+#define IMR_RECORD_FLAT 2U
+
 /* The most ranges one offer may have. */
 #define IMR_MAX_RANGES 256
 
 /* Bytes of the list record: one page, IMR_MAX_RANGES entries. */
 #define IMR_LIST_RECORD_SIZE 4096ULL
+
+/*
+ * The most bytes that a flat record may have: 8 TiB of guest memory in blocks
+ * of 2 MiB.
+ */
+#define IMR_FLAT_RECORD_MAX 0x400000ULL
+
+/*
+ * The smallest order of its blocks, 2 MiB: what a scan takes grows with the
+ * guest's memory and with nothing else.
+ */
+#define IMR_FLAT_MIN_ORDER 9U
 
 /* next of the last entry of a list. */
 #define IMR_LIST_END 0xffffffffU
@@ -85,6 +105,24 @@
  * are zero).
  */
 #define IMR_FREE_ORDERS 16
+
+/* Kinds of zone that free blocks are reported for. */
+#define IMR_FREE_ZONES 4
+
+/* Entries of zone_free_blocks: IMR_FREE_ORDERS for each of IMR_FREE_ZONES. */
+#define IMR_ZONE_FREE_ORDERS 64
+
+/* Kind of zone: the first 16 MiB. */
+#define IMR_ZONE_DMA 0
+
+/* Kind of zone: below 4 GiB. */
+#define IMR_ZONE_DMA32 1
+
+/* Kind of zone: above, what may be used for anything. */
+#define IMR_ZONE_NORMAL 2
+
+/* Kind of zone: what can be moved away, such as memory to be unplugged. */
+#define IMR_ZONE_MOVABLE 3
 
 /* mode: the host watches and takes nothing. */
 #define IMR_MODE_OBSERVING 1U
@@ -140,17 +178,19 @@
  * @magic: IMR_MAGIC while the page is in use, zero before HELLO and after
  *   BYE.
  * @abi_version: IMR_ABI_VERSION.
- * @record_kind: IMR_RECORD_LIST.
+ * @record_kind: IMR_RECORD_LIST or IMR_RECORD_FLAT.
  * @cookie: Random, never zero, drawn at each load of the module.
  * @own_gpa: Guest-physical address of this page, bytes.
  * @record_gpa: Guest-physical address of the record, bytes, page-aligned,
  *   physically contiguous.
- * @record_size: Size of the record, bytes.
+ * @record_size: Size of the record, bytes: IMR_LIST_RECORD_SIZE of a list; of
+ *   a flat record the number of its blocks, 1 to IMR_FLAT_RECORD_MAX.
  * @heartbeat: Raised by one before every hypercall.
  * @offer_seq: Sequence number of the newest offer, from 1; zero before the
  *   first.
  * @offer_count: Ranges of that offer, 1 to IMR_MAX_RANGES.
- * @offer_head: Index of the list's first entry.
+ * @offer_head: Where to begin: the index of the list's first entry; of a flat
+ *   record the number of the first block that the offer has any part of.
  * @revoke_seq: Newest sequence number that the guest has withdrawn.
  * @total_pages: Memory of the guest, 4 KiB pages.
  * @free_pages: Free pages of it, all zones, 4 KiB pages, without what is
@@ -158,6 +198,14 @@
  * @reserve_pages: Free pages that the module keeps unoffered, 4 KiB pages.
  * @free_blocks: Free blocks per buddy order, all zones: free_blocks[o] blocks
  *   of 4 KiB << o.
+ * @zone_free_blocks: Free blocks per kind of zone and buddy order, all nodes:
+ *   zone_free_blocks[z * 16 + o] blocks of 4 KiB << o in zones of kind z,
+ *   IMR_ZONE_DMA to IMR_ZONE_MOVABLE; at most 2^32 - 1.
+ * @flat_order: Order of a block of the flat record: byte b is for the guest
+ *   memory of 4 KiB << flat_order at b times that. From IMR_FLAT_MIN_ORDER to
+ *   IMR_MAX_OFFER_ORDER; zero with a list.
+ * @offer_last: Where to end: of a flat record the number of the last block
+ *   that the offer has any part of, which begins in RAM; zero with a list.
  * @reserved: Zero.
  */
 struct imr_guest_half {
@@ -177,7 +225,10 @@ struct imr_guest_half {
 	__u64 free_pages;
 	__u64 reserve_pages;
 	__u64 free_blocks[IMR_FREE_ORDERS];
-	__u64 reserved[227];
+	__u32 zone_free_blocks[IMR_ZONE_FREE_ORDERS];
+	__u32 flat_order;
+	__u32 offer_last;
+	__u64 reserved[194];
 };
 
 static_assert(offsetof(struct imr_guest_half, magic) == 0);
@@ -196,13 +247,18 @@ static_assert(offsetof(struct imr_guest_half, total_pages) == 80);
 static_assert(offsetof(struct imr_guest_half, free_pages) == 88);
 static_assert(offsetof(struct imr_guest_half, reserve_pages) == 96);
 static_assert(offsetof(struct imr_guest_half, free_blocks) == 104);
-static_assert(offsetof(struct imr_guest_half, reserved) == 232);
+static_assert(offsetof(struct imr_guest_half, zone_free_blocks) == 232);
+static_assert(offsetof(struct imr_guest_half, flat_order) == 488);
+static_assert(offsetof(struct imr_guest_half, offer_last) == 492);
+static_assert(offsetof(struct imr_guest_half, reserved) == 496);
 static_assert(sizeof(struct imr_guest_half) == 2048);
 
 /**
  * struct imr_host_half - The half that only the host writes.
- * @attach_id: Identity of the host process that answers, never zero; zero:
- *   nobody.
+ * @attach_id: Identity of the session that answers, never zero; zero: nobody.
+ *   Each session of a host with a VM has one of its own, so that a guest that
+ *   was migrated or rolled back finds another even where the same process
+ *   answers.
  * @heartbeat: Raised by one at every answered call.
  * @mode: IMR_MODE_OBSERVING or IMR_MODE_RECLAIMING.
  * @pad: Zero.
@@ -220,7 +276,8 @@ static_assert(sizeof(struct imr_guest_half) == 2048);
  *   a new request, ends it before. The guest looks when it sees an answered
  *   call, so within IMR_HELLO_ATTACHED_MS. The host leaves both fields as they
  *   are when a request has been served.
- * @results: Answer for range i of offer done_seq, in the order of the list.
+ * @results: Answer for range i of offer done_seq, in the order of the list,
+ *   or of the blocks of a flat record.
  * @reserved: Zero.
  */
 struct imr_host_half {

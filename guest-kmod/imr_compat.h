@@ -6,8 +6,14 @@
 #ifndef IMR_COMPAT_H
 #define IMR_COMPAT_H
 
+#include <linux/delay.h>
 #include <linux/kernel.h>
 #include <linux/mmzone.h>
+#include <linux/page_reporting.h>
+#include <linux/sched.h>
+#include <linux/workqueue.h>
+
+#include "imr_abi.h"
 
 /*
  * The largest order that the buddy allocator has. MAX_ORDER was one more than that up to 6.3,
@@ -15,5 +21,49 @@
  * their number all the time.
  */
 #define IMR_TOP_ORDER	((unsigned int)ARRAY_SIZE(((struct zone *)NULL)->free_area) - 1)
+
+/*
+ * What the host calls a zone. The small ones are there by the kernel's configuration; what is
+ * not named here has no free pages (ZONE_DEVICE) or is used like a normal one (ZONE_HIGHMEM).
+ */
+static inline unsigned int imr_zone_kind(unsigned int zone)
+{
+	switch (zone) {
+#ifdef CONFIG_ZONE_DMA
+	case ZONE_DMA:
+		return IMR_ZONE_DMA;
+#endif
+#ifdef CONFIG_ZONE_DMA32
+	case ZONE_DMA32:
+		return IMR_ZONE_DMA32;
+#endif
+	case ZONE_MOVABLE:
+		return IMR_ZONE_MOVABLE;
+	default:
+		return IMR_ZONE_NORMAL;
+	}
+}
+
+/*
+ * Sleeps without counting as load. usleep_idle_range() of 6.1 and 6.12 is usleep_range_idle() in
+ * 7.3; what both call has kept its name.
+ */
+static inline void imr_sleep_idle(unsigned long min_us, unsigned long max_us)
+{
+	usleep_range_state(min_us, max_us, TASK_IDLE);
+}
+
+/*
+ * Where page reporting queues its passes: system_wq (6.1, 6.12), system_freezable_wq (7.3). A pass
+ * that runs is not begun a second time only where both come from the same queue (__queue_work()),
+ * so the work itself is asked. It knows since page_reporting_register(), unless that queues it
+ * without delay, as later kernels can.
+ */
+static inline struct workqueue_struct *imr_reporting_wq(struct page_reporting_dev_info *prdev)
+{
+	struct workqueue_struct *wq = READ_ONCE(prdev->work.wq);
+
+	return wq ? wq : system_freezable_wq;
+}
 
 #endif /* IMR_COMPAT_H */

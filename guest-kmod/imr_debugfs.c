@@ -5,7 +5,7 @@
  * The counters are those of enum imr_stat, in its order, since the module was loaded. After
  * them comes the state just now:
  *
- *	attach_id	identity of the host process that last answered; 0: none
+ *	attach_id	identity of the session that last answered; 0: none
  *	mode		1 it only observes, 2 it reclaims
  *	host_fresh	1 when it answers, so batches are offered
  *	want_pages	4 KiB pages that the host would like to have
@@ -19,6 +19,8 @@
  *	offer_seq	the newest offer
  *	registered	1 while page reporting calls us
  *	order		smallest order that is offered
+ *	record_kind	1 the record is a list, 2 it is flat
+ *	record_bytes	its size
  *	total_pages	memory as last published, 4 KiB pages
  *	free_pages	free memory as last published
  *	reserve_pages	free memory in zones that page reporting leaves alone, as last published
@@ -39,6 +41,7 @@ static const char * const imr_stat_names[] = {
 	[IMR_STAT_PAGES_REFUSED]	= "pages_refused",
 	[IMR_STAT_PAGES_UNANSWERED]	= "pages_unanswered",
 	[IMR_STAT_RANGES_SMALL]		= "ranges_small",
+	[IMR_STAT_RANGES_BEYOND]	= "ranges_beyond",
 	[IMR_STAT_DONE]			= "done",
 	[IMR_STAT_ABANDONED]		= "abandoned",
 	[IMR_STAT_REVOKED]		= "revoked",
@@ -83,6 +86,8 @@ static void imr_state_show(struct seq_file *m, struct imr_guest *g)
 	seq_printf(m, "offer_seq %llu\n", READ_ONCE(guest->offer_seq));
 	seq_printf(m, "registered %d\n", READ_ONCE(g->registered));
 	seq_printf(m, "order %u\n", g->order);
+	seq_printf(m, "record_kind %u\n", g->record.kind);
+	seq_printf(m, "record_bytes %llu\n", g->record.size);
 	seq_printf(m, "total_pages %llu\n", guest->total_pages);
 	seq_printf(m, "free_pages %llu\n", guest->free_pages);
 	seq_printf(m, "reserve_pages %llu\n", guest->reserve_pages);

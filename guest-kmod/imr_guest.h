@@ -22,6 +22,28 @@
 #define IMR_MIN_ORDER		9
 
 /**
+ * struct imr_range - a free range that is offered
+ * @gpa: where it begins, bytes, aligned to its size
+ * @order: its size is PAGE_SIZE << order
+ */
+struct imr_range {
+	u64 gpa;
+	unsigned int order;
+};
+
+/**
+ * struct imr_record - the memory in which offers are described, physically contiguous
+ * @at: where it is
+ * @size: its size, bytes
+ * @kind: IMR_RECORD_LIST or IMR_RECORD_FLAT
+ */
+struct imr_record {
+	void *at;
+	u64 size;
+	u32 kind;
+};
+
+/**
  * enum imr_stat - what is counted, from load to unload
  * @IMR_STAT_OFFERS: batches published
  * @IMR_STAT_RANGES: ranges in them
@@ -31,6 +53,7 @@
  * @IMR_STAT_PAGES_REFUSED: 4 KiB pages that the host would never take
  * @IMR_STAT_PAGES_UNANSWERED: 4 KiB pages of finished batches without a result that we know
  * @IMR_STAT_RANGES_SMALL: ranges below the order asked for, not offered
+ * @IMR_STAT_RANGES_BEYOND: ranges that a flat record has no byte for, not offered
  * @IMR_STAT_DONE: batches that the host finished
  * @IMR_STAT_ABANDONED: batches that the host gave back untouched
  * @IMR_STAT_REVOKED: batches withdrawn before the host took them up
@@ -62,6 +85,7 @@ enum imr_stat {
 	IMR_STAT_PAGES_REFUSED,
 	IMR_STAT_PAGES_UNANSWERED,
 	IMR_STAT_RANGES_SMALL,
+	IMR_STAT_RANGES_BEYOND,
 	IMR_STAT_DONE,
 	IMR_STAT_ABANDONED,
 	IMR_STAT_REVOKED,
@@ -134,12 +158,14 @@ enum imr_sweep_end {
  * @batch_wait: woken when @batch_open becomes false
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
+ * @flat: the record is to be flat where it can be; constant after load
  * @timeout_ns: time until a batch is withdrawn; constant after load
  * @lock: guards everything below. Never held while sleeping for the host
  * @phase: see enum imr_phase; also read without @lock, to end a wait early
  * @page: the control page, NULL in IMR_DOWN. Its guest half is written under @lock;
  *	imr_stop() is the only one to take it away, after nobody else can use it
- * @record: the list record; written only by the owner of the open batch, lives as long as @page
+ * @record: the record; written only by the owner of the open batch, lives as long as @page
+ * @batch: the ranges of the open batch, in the order of the host's answers; its owner's
  * @batch_open: a batch is between imr_batch_open() and imr_batch_close()
  * @hold: no batch may be opened, because @kick_work is about to wait for the reporting worker
  * @pass_lost: a pass of page reporting ended early since the last kick
@@ -170,12 +196,14 @@ struct imr_guest {
 	wait_queue_head_t batch_wait;
 	atomic64_t stats[IMR_STAT_COUNT];
 	unsigned int order;
+	bool flat;
 	u64 timeout_ns;
 
 	struct mutex lock;	/* everything below */
 	enum imr_phase phase;
 	struct imr_control_page *page;
-	struct imr_list_entry *record;
+	struct imr_record record;
+	struct imr_range batch[PAGE_REPORTING_CAPACITY];
 	bool batch_open;
 	bool hold;
 	bool pass_lost;
@@ -241,7 +269,11 @@ bool imr_bye(struct imr_guest *g);
 int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, unsigned int nents);
 
 /* imr_record.c */
+unsigned long imr_end_pfn(void);
+int imr_record_alloc(struct imr_guest *g, struct imr_record *record);
+void imr_record_free(struct imr_record *record);
 unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents);
+void imr_record_clear(struct imr_guest *g, unsigned int count);
 void imr_record_settle(struct imr_guest *g, unsigned int count);
 
 /* imr_sweep.c */

@@ -5,7 +5,6 @@
  */
 #define pr_fmt(fmt) "imr: " fmt
 
-#include <linux/delay.h>
 #include <linux/io.h>
 #include <linux/kvm_para.h>
 #include <linux/mm.h>
@@ -62,9 +61,9 @@ bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone)
 static void imr_publish_memory(struct imr_guest *g)
 {
 	struct imr_guest_half *half = &g->page->guest;
-	u64 blocks[IMR_FREE_ORDERS] = {};
-	u64 free = 0, reserve = 0;
-	unsigned int order;
+	u64 blocks[IMR_ZONE_FREE_ORDERS] = {};
+	u64 free = 0, reserve = 0, all;
+	unsigned int order, kind;
 	int node, i;
 
 	BUILD_BUG_ON(IMR_TOP_ORDER >= IMR_FREE_ORDERS);
@@ -81,14 +80,22 @@ static void imr_publish_memory(struct imr_guest *g)
 			if (imr_zone_left_alone(g, zone))
 				reserve += zone_free;
 			for (order = 0; order <= IMR_TOP_ORDER; order++)
-				blocks[order] += READ_ONCE(zone->free_area[order].nr_free);
+				blocks[imr_zone_kind(i) * IMR_FREE_ORDERS + order] +=
+					READ_ONCE(zone->free_area[order].nr_free);
 		}
 	}
 	WRITE_ONCE(half->total_pages, totalram_pages());
 	WRITE_ONCE(half->free_pages, free);
 	WRITE_ONCE(half->reserve_pages, reserve);
-	for (order = 0; order <= IMR_TOP_ORDER; order++)
-		WRITE_ONCE(half->free_blocks[order], blocks[order]);
+	for (order = 0; order <= IMR_TOP_ORDER; order++) {
+		all = 0;
+		for (kind = 0; kind < IMR_FREE_ZONES; kind++) {
+			i = kind * IMR_FREE_ORDERS + order;
+			all += blocks[i];
+			WRITE_ONCE(half->zone_free_blocks[i], min_t(u64, blocks[i], U32_MAX));
+		}
+		WRITE_ONCE(half->free_blocks[order], all);
+	}
 }
 
 /**
@@ -263,7 +270,7 @@ static bool imr_bye_once(struct imr_guest *g, u64 wait_ms)
 	mutex_unlock(&g->lock);
 
 	do {
-		usleep_idle_range(500, 1000);
+		imr_sleep_idle(500, 1000);
 		/* The host's last word: every other write of its own is older. */
 		if (!virt_load_acquire(&g->page->host.attach_id))
 			return true;
@@ -297,7 +304,7 @@ bool imr_bye(struct imr_guest *g)
 		/* The last HELLO may be on its way to a host that has only just come. */
 		until = g->call_ns + imr_ms(IMR_CALL_LIFETIME_MS);
 		for (now = ktime_get_ns(); now < until; now = ktime_get_ns())
-			usleep_idle_range(10000, 20000);
+			imr_sleep_idle(10000, 20000);
 		mutex_lock(&g->lock);
 		may_write = imr_host_may_write(g);
 		mutex_unlock(&g->lock);

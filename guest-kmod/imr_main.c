@@ -31,6 +31,10 @@ static unsigned int timeout_ms = 1000;
 module_param(timeout_ms, uint, 0444);
 MODULE_PARM_DESC(timeout_ms, "Milliseconds until an unanswered offer is withdrawn (10 to 60000, default 1000)");
 
+static char *record = "list";
+module_param(record, charp, 0444);
+MODULE_PARM_DESC(record, "How offers are described: list (the default), or flat, a byte for each block of memory");
+
 /* The host knows one control page per guest, so there is one of this. */
 static struct imr_guest imr = {
 	.prdev.report	= imr_report,
@@ -91,6 +95,10 @@ static int imr_check(void)
 		       IMR_TIMEOUT_MIN_MS, IMR_TIMEOUT_MAX_MS);
 		return -EINVAL;
 	}
+	if (strcmp(record, "list") && strcmp(record, "flat")) {
+		pr_err("record=%s is neither list nor flat\n", record);
+		return -EINVAL;
+	}
 	if (!kvm_para_available()) {
 		pr_err("no KVM found beneath this kernel (not a KVM guest, or KVM is hidden from it): there is no host to offer memory to\n");
 		return -ENODEV;
@@ -115,6 +123,7 @@ static int __init imr_init(void)
 		return err;
 
 	imr.order = order;
+	imr.flat = !strcmp(record, "flat");
 	/*
 	 * 6.1 takes it at each registration, 6.12 only if nobody has set page_reporting_order
 	 * before.
@@ -139,7 +148,8 @@ static int __init imr_init(void)
 	if (err)
 		goto err_reboot;
 	imr_debugfs_init(&imr);
-	pr_info("offering free ranges of order %u and above\n", order);
+	pr_info("offering free ranges of order %u and above, record %s of %llu bytes\n", order,
+		imr.record.kind == IMR_RECORD_FLAT ? "flat" : "list", imr.record.size);
 	return 0;
 
 err_reboot:

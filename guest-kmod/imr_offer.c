@@ -10,9 +10,9 @@
  */
 #define pr_fmt(fmt) "imr: " fmt
 
-#include <linux/delay.h>
 #include <linux/module.h>
 
+#include "imr_compat.h"
 #include "imr_guest.h"
 
 /*
@@ -79,8 +79,7 @@ static u64 imr_publish(struct imr_guest *g, unsigned int count)
 	u64 seq = half->offer_seq + 1;
 
 	WRITE_ONCE(half->offer_count, count);
-	WRITE_ONCE(half->offer_head, 0);
-	/* The record and its size before the number that makes them valid. */
+	/* The record, and where in it the ranges are, before the number that makes them valid. */
 	virt_store_release(&half->offer_seq, seq);
 	imr_count(g, IMR_STAT_OFFERS, 1);
 	return seq;
@@ -155,7 +154,7 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 			ring = now + imr_ms(IMR_RING_INTERVAL_MS);
 		}
 		/* Idle: this sleep says nothing of the load, and may last. */
-		usleep_idle_range(poll, poll + poll / 2);
+		imr_sleep_idle(poll, poll + poll / 2);
 		poll = min(poll * 2, poll_max);
 	}
 
@@ -213,6 +212,7 @@ int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, u
 		imr_count_wait(g, ktime_get_ns() - start);
 		if (!err)
 			imr_record_settle(g, count);
+		imr_record_clear(g, count);
 	}
 	imr_batch_close(g, err);
 	return err;

@@ -91,8 +91,9 @@ void imr_kick_work(struct work_struct *work)
 	mutex_unlock(&g->lock);
 }
 
-static void imr_fill_guest_half(struct imr_guest_half *half, void *page, void *record)
+static void imr_fill_guest_half(struct imr_guest *g, void *page, struct imr_record *record)
 {
+	struct imr_guest_half *half = page;
 	u64 cookie;
 
 	do {
@@ -100,11 +101,12 @@ static void imr_fill_guest_half(struct imr_guest_half *half, void *page, void *r
 	} while (!cookie);
 
 	half->abi_version = IMR_ABI_VERSION;
-	half->record_kind = IMR_RECORD_LIST;
+	half->record_kind = record->kind;
 	half->cookie = cookie;
 	half->own_gpa = virt_to_phys(page);
-	half->record_gpa = virt_to_phys(record);
-	half->record_size = IMR_LIST_RECORD_SIZE;
+	half->record_gpa = virt_to_phys(record->at);
+	half->record_size = record->size;
+	half->flat_order = record->kind == IMR_RECORD_FLAT ? g->order : 0;
 	/* The page is valid from here on, so this comes last. */
 	virt_store_release(&half->magic, IMR_MAGIC);
 }
@@ -119,17 +121,18 @@ static void imr_fill_guest_half(struct imr_guest_half *half, void *page, void *r
  */
 int imr_start(struct imr_guest *g)
 {
-	void *page, *record;
-	int err = -ENOMEM;
+	struct imr_record record;
+	void *page;
 	long said;
+	int err;
 
 	page = (void *)get_zeroed_page(GFP_KERNEL);
 	if (!page)
 		return -ENOMEM;
-	record = (void *)get_zeroed_page(GFP_KERNEL);
-	if (!record)
+	err = imr_record_alloc(g, &record);
+	if (err)
 		goto err_free_page;
-	imr_fill_guest_half(page, page, record);
+	imr_fill_guest_half(g, page, &record);
 
 	mutex_lock(&g->lock);
 	g->page = page;
@@ -166,9 +169,8 @@ err_down:
 	mutex_lock(&g->lock);
 	WRITE_ONCE(g->phase, IMR_DOWN);
 	g->page = NULL;
-	g->record = NULL;
 	mutex_unlock(&g->lock);
-	free_page((unsigned long)record);
+	imr_record_free(&record);
 err_free_page:
 	free_page((unsigned long)page);
 	return err;
@@ -196,18 +198,17 @@ static bool imr_wait_batch(struct imr_guest *g, enum imr_why why)
 
 static void imr_free_pages(struct imr_guest *g, bool acknowledged)
 {
-	void *page, *record;
+	struct imr_record record;
+	void *page;
 
 	mutex_lock(&g->lock);
 	page = g->page;
 	record = g->record;
 	g->page = NULL;
-	g->record = NULL;
 	WRITE_ONCE(g->phase, IMR_DOWN);
 	mutex_unlock(&g->lock);
 
-	/* Only read by the host. */
-	free_page((unsigned long)record);
+	imr_record_free(&record);
 	if (acknowledged) {
 		free_page((unsigned long)page);
 		return;

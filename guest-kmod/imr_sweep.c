@@ -17,19 +17,19 @@
  * have (post_alloc_hook(), 6.1 and 6.12).
  */
 #include <linux/bitmap.h>
-#include <linux/delay.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/nodemask.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 #include <linux/timer.h>
 
 #include "imr_compat.h"
 #include "imr_guest.h"
 
 /* As much is unmarked at a time: what goes on being offered after the host has taken it back. */
-#define IMR_SWEEP_STEP_PAGES	(1UL << 18)
+#define IMR_SWEEP_STEP_PAGES	(SZ_1G >> PAGE_SHIFT)
 /* Places looked at with zone->lock held and interrupts off. */
 #define IMR_SWEEP_LOOKS		256
 /*
@@ -112,17 +112,8 @@ static bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
  */
 void imr_sweep_init(struct imr_guest *g)
 {
-	unsigned long blocks = 0;
-	int node, i;
+	unsigned long blocks = (imr_end_pfn() >> IMR_MIN_ORDER) + 1;
 
-	for_each_online_node(node) {
-		for (i = 0; i < MAX_NR_ZONES; i++) {
-			struct zone *zone = &NODE_DATA(node)->node_zones[i];
-
-			if (populated_zone(zone))
-				blocks = max(blocks, (zone_end_pfn(zone) >> IMR_MIN_ORDER) + 1);
-		}
-	}
 	g->taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
 	g->taken_blocks = g->taken ? blocks : 0;
 }
@@ -174,7 +165,7 @@ static void imr_sweep_wait(struct imr_guest *g)
 		if (!(busy & WORK_BUSY_RUNNING) &&
 		    (!(busy & WORK_BUSY_PENDING) || timer_pending(&pass->timer)))
 			return;
-		usleep_idle_range(IMR_SWEEP_POLL_US, 2 * IMR_SWEEP_POLL_US);
+		imr_sleep_idle(IMR_SWEEP_POLL_US, 2 * IMR_SWEEP_POLL_US);
 	}
 }
 
@@ -187,7 +178,7 @@ static void imr_sweep_offer(struct imr_sweep *s)
 
 	do {
 		/* A pass that nobody asked for is as good as any (page_reporting_process()). */
-		mod_delayed_work(system_wq, &g->prdev.work, 0);
+		mod_delayed_work(imr_reporting_wq(&g->prdev), &g->prdev.work, 0);
 		imr_sweep_wait(g);
 		if (!imr_sweep_goes_on(s))
 			break;

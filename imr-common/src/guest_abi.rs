@@ -1,4 +1,4 @@
-//! Guest <-> host: the hypercall, the control page and the list record.
+//! Guest <-> host: the hypercall, the control page and the two records.
 //!
 //! The control page is one 4 KiB page of guest memory. Its first half is written by the guest only, its
 //! second half by the host only, so no field has two writers. All integers are little-endian. The C header
@@ -7,7 +7,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Version of everything in this file. Host and guest refuse each other unless it is equal.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the call (`kvm_hypercall`) and
 /// returns `-KVM_ENOSYS` to a caller at CPL 0, `-KVM_EPERM` to any other
@@ -38,17 +38,37 @@ pub const HALF_SIZE: usize = CONTROL_PAGE_SIZE / 2;
 
 /// `record_kind`: a chain of [`ListEntry`].
 pub const RECORD_LIST: u32 = 1;
+/// `record_kind`: one byte for each block of guest memory, from address 0 on. In an open offer the byte of the block
+/// that a range begins with is the order of the range plus one; all others, those that the range goes on over
+/// included, are zero.
+pub const RECORD_FLAT: u32 = 2;
 
 /// The most ranges one offer may have.
 pub const MAX_RANGES: usize = 256;
 /// Bytes of the list record: one page, [`MAX_RANGES`] entries.
 pub const LIST_RECORD_SIZE: u64 = (MAX_RANGES * size_of::<ListEntry>()) as u64;
+/// The most bytes that a flat record may have: 8 TiB of guest memory in blocks of 2 MiB.
+pub const FLAT_RECORD_MAX: u64 = 4 << 20;
+/// The smallest order of its blocks, 2 MiB: what a scan takes grows with the guest's memory and with nothing else.
+pub const FLAT_MIN_ORDER: u32 = 9;
 /// `next` of the last entry of a list.
 pub const LIST_END: u32 = u32::MAX;
 /// Largest order of an offered range: 4 KiB << 18 is 1 GiB. (The buddy allocator's largest is 10.)
 pub const MAX_OFFER_ORDER: u32 = 18;
 /// Free-area orders reported in the control page (the kernel has 11; the rest are zero).
 pub const FREE_ORDERS: usize = 16;
+/// Kinds of zone that free blocks are reported for.
+pub const FREE_ZONES: usize = 4;
+/// Entries of `zone_free_blocks`: [`FREE_ORDERS`] for each of [`FREE_ZONES`].
+pub const ZONE_FREE_ORDERS: usize = FREE_ZONES * FREE_ORDERS;
+/// Kind of zone: the first 16 MiB.
+pub const ZONE_DMA: usize = 0;
+/// Kind of zone: below 4 GiB.
+pub const ZONE_DMA32: usize = 1;
+/// Kind of zone: above, what may be used for anything.
+pub const ZONE_NORMAL: usize = 2;
+/// Kind of zone: what can be moved away, such as memory to be unplugged.
+pub const ZONE_MOVABLE: usize = 3;
 
 /// `mode`: the host watches and takes nothing.
 pub const MODE_OBSERVING: u32 = 1;
@@ -87,7 +107,7 @@ pub struct GuestHalf {
     pub magic: u64,
     /// [`ABI_VERSION`].
     pub abi_version: u32,
-    /// [`RECORD_LIST`].
+    /// [`RECORD_LIST`] or [`RECORD_FLAT`].
     pub record_kind: u32,
     /// Random, never zero, drawn at each load of the module.
     pub cookie: u64,
@@ -95,7 +115,8 @@ pub struct GuestHalf {
     pub own_gpa: u64,
     /// Guest-physical address of the record, bytes, page-aligned, physically contiguous.
     pub record_gpa: u64,
-    /// Size of the record, bytes.
+    /// Size of the record, bytes: [`LIST_RECORD_SIZE`] of a list; of a flat record the number of its blocks, 1 to
+    /// [`FLAT_RECORD_MAX`].
     pub record_size: u64,
     /// Raised by one before every hypercall.
     pub heartbeat: u64,
@@ -103,7 +124,8 @@ pub struct GuestHalf {
     pub offer_seq: u64,
     /// Ranges of that offer, 1 to [`MAX_RANGES`].
     pub offer_count: u32,
-    /// Index of the list's first entry.
+    /// Where to begin: the index of the list's first entry; of a flat record the number of the first block that the
+    /// offer has any part of.
     pub offer_head: u32,
     /// Newest sequence number that the guest has withdrawn.
     pub revoke_seq: u64,
@@ -115,15 +137,25 @@ pub struct GuestHalf {
     pub reserve_pages: u64,
     /// Free blocks per buddy order, all zones: `free_blocks[o]` blocks of `4 KiB << o`.
     pub free_blocks: [u64; FREE_ORDERS],
+    /// Free blocks per kind of zone and buddy order, all nodes: `zone_free_blocks[z * 16 + o]` blocks of `4 KiB << o`
+    /// in zones of kind `z`, [`ZONE_DMA`] to [`ZONE_MOVABLE`]; at most 2^32 - 1.
+    pub zone_free_blocks: [u32; ZONE_FREE_ORDERS],
+    /// Order of a block of the flat record: byte `b` is for the guest memory of `4 KiB << flat_order` at `b` times that.
+    /// From [`FLAT_MIN_ORDER`] to [`MAX_OFFER_ORDER`]; zero with a list.
+    pub flat_order: u32,
+    /// Where to end: of a flat record the number of the last block that the offer has any part of, which begins in RAM;
+    /// zero with a list.
+    pub offer_last: u32,
     /// Zero.
-    pub reserved: [u64; 227],
+    pub reserved: [u64; 194],
 }
 
 /// The half that only the host writes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct HostHalf {
-    /// Identity of the host process that answers, never zero; zero: nobody.
+    /// Identity of the session that answers, never zero; zero: nobody. Each session of a host with a VM has one of its
+    /// own, so that a guest that was migrated or rolled back finds another even where the same process answers.
     pub attach_id: u64,
     /// Raised by one at every answered call.
     pub heartbeat: u64,
@@ -147,7 +179,7 @@ pub struct HostHalf {
     /// looks when it sees an answered call, so within [`HELLO_ATTACHED_MS`]. The host leaves both fields as they
     /// are when a request has been served.
     pub want_seq: u64,
-    /// Answer for range `i` of offer `done_seq`, in the order of the list.
+    /// Answer for range `i` of offer `done_seq`, in the order of the list, or of the blocks of a flat record.
     pub results: [u8; MAX_RANGES],
     /// Zero.
     pub reserved: [u64; 216],
@@ -184,6 +216,9 @@ const _: () = {
     assert!(offset_of!(GuestHalf, offer_seq) == 56);
     assert!(offset_of!(GuestHalf, revoke_seq) == 72);
     assert!(offset_of!(GuestHalf, free_blocks) == 104);
+    assert!(offset_of!(GuestHalf, zone_free_blocks) == 232);
+    assert!(offset_of!(GuestHalf, flat_order) == 488);
+    assert!(MAX_OFFER_ORDER < u8::MAX as u32);
     assert!(offset_of!(HostHalf, claim_seq) == 24);
     assert!(offset_of!(HostHalf, want_seq) == 56);
     assert!(offset_of!(HostHalf, results) == 64);

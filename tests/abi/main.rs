@@ -68,6 +68,9 @@ fn guest_half() -> Verdict {
         free_pages,
         reserve_pages,
         free_blocks,
+        zone_free_blocks,
+        flat_order,
+        offer_last,
         reserved
     )
 }
@@ -110,9 +113,18 @@ const CONSTANTS: &[(&str, i128)] = &[
     ("IMR_RECORD_LIST", abi::RECORD_LIST as i128),
     ("IMR_MAX_RANGES", abi::MAX_RANGES as i128),
     ("IMR_LIST_RECORD_SIZE", abi::LIST_RECORD_SIZE as i128),
+    ("IMR_RECORD_FLAT", abi::RECORD_FLAT as i128),
+    ("IMR_FLAT_RECORD_MAX", abi::FLAT_RECORD_MAX as i128),
+    ("IMR_FLAT_MIN_ORDER", abi::FLAT_MIN_ORDER as i128),
     ("IMR_LIST_END", abi::LIST_END as i128),
     ("IMR_MAX_OFFER_ORDER", abi::MAX_OFFER_ORDER as i128),
     ("IMR_FREE_ORDERS", abi::FREE_ORDERS as i128),
+    ("IMR_FREE_ZONES", abi::FREE_ZONES as i128),
+    ("IMR_ZONE_FREE_ORDERS", abi::ZONE_FREE_ORDERS as i128),
+    ("IMR_ZONE_DMA", abi::ZONE_DMA as i128),
+    ("IMR_ZONE_DMA32", abi::ZONE_DMA32 as i128),
+    ("IMR_ZONE_NORMAL", abi::ZONE_NORMAL as i128),
+    ("IMR_ZONE_MOVABLE", abi::ZONE_MOVABLE as i128),
     ("IMR_MODE_OBSERVING", abi::MODE_OBSERVING as i128),
     ("IMR_MODE_RECLAIMING", abi::MODE_RECLAIMING as i128),
     ("IMR_RESULT_NONE", abi::RESULT_NONE as i128),

@@ -80,6 +80,10 @@ void hostile_lists(struct hostile *h);
 void hostile_rewrite(struct hostile *h);
 void hostile_self(struct hostile *h);
 
+void hostile_flat(struct hostile *h);
+void hostile_flat_rewrite(struct hostile *h);
+
+void hostile_unheard(struct hostile *h, const char *what, u64 gpa, u64 cookie);
 void hostile_pages(struct hostile *h);
 void hostile_control(struct hostile *h);
 void hostile_foreign(struct hostile *h);

@@ -42,6 +42,8 @@ static const struct {
 	{ "ranges", hostile_ranges },
 	{ "lists", hostile_lists },
 	{ "rewrite", hostile_rewrite },
+	{ "flat", hostile_flat },
+	{ "flat_rewrite", hostile_flat_rewrite },
 	{ "self", hostile_self },
 	{ "pages", hostile_pages },
 	{ "control", hostile_control },
@@ -87,6 +89,8 @@ void hostile_page_init(struct hostile *h)
 	half->own_gpa = virt_to_phys(h->page);
 	half->record_gpa = virt_to_phys(h->record);
 	half->record_size = IMR_LIST_RECORD_SIZE;
+	half->flat_order = 0;
+	half->offer_last = 0;
 	half->total_pages = totalram_pages();
 }
 

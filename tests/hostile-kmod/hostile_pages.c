@@ -19,8 +19,14 @@
 /* The host half before a call; too large for the stack. */
 static struct imr_host_half hostile_before;
 
-/* A HELLO that must not be answered. */
-static void hostile_unheard(struct hostile *h, const char *what, u64 gpa, u64 cookie)
+/**
+ * hostile_unheard() - a HELLO that must not be answered
+ * @h: the attack; its page is a good one again afterwards
+ * @what: what is wrong with it
+ * @gpa: the page it names
+ * @cookie: the cookie it names
+ */
+void hostile_unheard(struct hostile *h, const char *what, u64 gpa, u64 cookie)
 {
 	hostile_before = h->page->host;
 	hostile_call(h, IMR_OP_HELLO, gpa, cookie);

@@ -27,6 +27,16 @@ need "each list that is none was counted" "$(count event=refused vm.name=guest1)
 need "nothing was claimed" "$(count event=done vm.name=guest1)" -eq 0
 
 mark
+hostile 1 flat
+need "each flat record that is none was given back" "$(count event=abandoned vm.name=guest1)" -eq "$(said abandoned)"
+need "that is" "$(said abandoned)" -eq 24
+need "each of them was counted, and each HELLO with a record that cannot be" "$(count event=refused vm.name=guest1)" -ge 32
+need "what was taken is the bait, bytes" "$(sum reclaimed_bytes event=done vm.name=guest1)" -eq 2097152
+hostile 1 flat_rewrite count=120
+need "some of the offers that changed were whole" "$(said done)" -gt 0
+need "some of them were not" "$(said abandoned)" -gt 0
+
+mark
 hostile 1 pages
 need "each page that is none was refused" "$(count event=refused vm.name=guest1)" -ge 20
 

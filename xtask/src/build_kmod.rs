@@ -37,6 +37,8 @@ const HOSTILE: Module = Module {
     borrowed: &["guest-kmod/imr_abi.h"],
     prefix: "hostile-",
 };
+/// The guest's, apart from the usual build: looked at by sparse.
+const SPARSE: Module = Module { prefix: "sparse-", ..GUEST };
 /// Written after a build without warnings; holds the release it was built for.
 const STAMP: &str = ".imr-built-for";
 
@@ -90,7 +92,7 @@ fn ensure(module: &Module, line: KernelLine) -> Result<PathBuf> {
     remove(&stamp)?;
     remove(&built)?;
     eprintln!("build-kmod: building for {release}");
-    make(&headers, &dir)?;
+    make(&headers, &dir, &[])?;
     if !built.is_file() {
         bail!("make was content but made no {}; does {}/Kbuild name it?", built.display(), module.folder);
     }
@@ -122,7 +124,11 @@ fn copy_sources(module: &Module, dir: &Path) -> Result<BTreeSet<OsString>> {
     Ok(sources)
 }
 
-fn source_names(dir: &Path) -> Result<BTreeSet<OsString>> {
+/// The names of the files in `dir` that a module is built from.
+///
+/// # Errors
+/// When `dir` cannot be listed.
+pub(crate) fn source_names(dir: &Path) -> Result<BTreeSet<OsString>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let path = entry.with_context(|| format!("cannot list {}", dir.display()))?.path();
@@ -148,7 +154,29 @@ fn is_fresh(dir: &Path, sources: &BTreeSet<OsString>, release: &str) -> bool {
         && newest.unwrap_or(SystemTime::UNIX_EPOCH) <= built
 }
 
-fn make(headers: &Path, dir: &Path) -> Result<()> {
+/// Has sparse look at the guest's module against the headers of `line`, and returns at how many files
+/// it looked.
+///
+/// # Errors
+/// As [`ensure_built`]; sparse's warnings are errors, too.
+pub(crate) fn sparse(line: KernelLine) -> Result<usize> {
+    setup::ensure(&[Need::Kmod, Need::Package])?;
+    let _lock = cache::lock("build-kmod")?;
+    let (release, headers) = setup::headers(line).with_context(|| format!("no headers of kernel {line}"))?;
+    let dir = cache::target_dir().join("kmod").join(format!("{}{line}", SPARSE.prefix));
+    let sources = copy_sources(&SPARSE, &dir)?;
+    let said = make(&headers, &dir, &["C=2"])?;
+    // Kbuild goes on without a sparse that it finds too old.
+    let looked_at = said.lines().filter(|line| line.trim_start().starts_with("CHECK ")).count();
+    let to_look_at = sources.iter().filter(|name| name.to_string_lossy().ends_with(".c")).count();
+    if looked_at != to_look_at {
+        bail!("{release}: sparse looked at {looked_at} of {to_look_at} files; make said:\n{said}");
+    }
+    Ok(looked_at)
+}
+
+/// Runs the kernel's make, and returns what it said, standard output first.
+fn make(headers: &Path, dir: &Path, more: &[&str]) -> Result<String> {
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let mut command = Command::new("make");
     process::forget_calling_cargo(&mut command)
@@ -158,6 +186,7 @@ fn make(headers: &Path, dir: &Path) -> Result<()> {
         .arg(format!("M={}", dir.display()))
         // The headers come without the vmlinux and the pahole that a module's BTF needs.
         .args(["W=1", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
+        .args(more)
         // The compiler's messages are searched, so they have to be in one language.
         .env("LC_ALL", "C");
     let line = process::command_line(&command);
@@ -171,13 +200,14 @@ fn make(headers: &Path, dir: &Path) -> Result<()> {
     if !warnings.is_empty() {
         bail!("`{line}` warned, and warnings are errors here:\n{}", warnings.join("\n"));
     }
-    Ok(())
+    Ok(said)
 }
 
-/// The lines of make's output that warn of something in the module.
-fn warnings(said: &str) -> Vec<&str> {
+/// The lines of make's output that warn of something in the module. (sparse has errors, too, and make
+/// goes on after them.)
+pub(crate) fn warnings(said: &str) -> Vec<&str> {
     said.lines()
-        .filter(|line| line.contains("warning:") || line.contains("WARNING:"))
+        .filter(|line| ["warning:", "WARNING:", " error:"].iter().any(|word| line.contains(word)))
         // Kbuild compares the compiler's full version text with that of the machine Debian builds
         // on; a security update of gcc changes it and means nothing for a module.
         .filter(|line| !line.contains("the compiler differs from the one used to build the kernel"))

@@ -10,6 +10,7 @@ mod build_user;
 mod cache;
 mod demo;
 mod kernel;
+mod package_kmod;
 mod process;
 mod setup;
 mod test;
@@ -42,13 +43,15 @@ enum Command {
     BuildEbpf,
     /// Build the guest's kernel module
     BuildKmod(build_kmod::Args),
+    /// Pack the guest module's source as a Debian package for DKMS
+    PackageKmod(package_kmod::Args),
     /// Build imr and imr-top for release, with the eBPF object inside
     BuildUser,
     /// Run a real KVM host with real guests, nested in QEMU
     Testbed(testbed::Args),
     /// Show it all: a guest fills and frees memory in waves, and imr-top watches
     Demo(demo::Args),
-    /// Run the test rings: unit, abi, replay, privileged, fuzz, vm, soak
+    /// Run the test rings: unit, abi, replay, proof, package, privileged, fuzz, vm, soak
     Test(test::Args),
     /// Measure: what imr-top costs, and how fast it is
     Bench(bench::Args),
@@ -72,6 +75,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Setup(args) => setup::run(&args)?,
         Command::BuildEbpf => build_ebpf::run()?,
         Command::BuildKmod(args) => build_kmod::run(&args)?,
+        Command::PackageKmod(args) => package_kmod::run(&args)?,
         Command::BuildUser => build_user::run()?,
         Command::Testbed(args) => return testbed::run(args),
         Command::Demo(args) => return demo::run(&args),

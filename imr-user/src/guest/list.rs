@@ -4,19 +4,11 @@ use imr_common::guest_abi::{LIST_END, LIST_RECORD_SIZE, MAX_OFFER_ORDER, MAX_RAN
 use thiserror::Error;
 
 use crate::guest::memory::{MemoryError, PageMemory};
-use crate::model::ids::{FRAME_SIZE, Gfn, Gpa};
+use crate::guest::record::OfferedRange;
+use crate::model::ids::{FRAME_SIZE, Gpa};
 
 /// Bytes of one entry.
 const ENTRY_SIZE: usize = size_of::<imr_common::guest_abi::ListEntry>();
-
-/// A range as the guest offered it: a whole number of frames, not yet checked against the slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OfferedRange {
-    /// First frame.
-    pub base_gfn: Gfn,
-    /// Length, frames; 1 to 2^18.
-    pub npages: u64,
-}
 
 /// Why a list is not one.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -130,6 +122,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::ids::Gfn;
 
     fn record(entries: &[(u64, u32, u32)]) -> Box<[u8; LIST_RECORD_SIZE as usize]> {
         let mut bytes = Box::new([0; LIST_RECORD_SIZE as usize]);

@@ -2,8 +2,8 @@
 //! given a name.
 
 use imr_common::guest_abi::{
-    CONTROL_PAGE_SIZE, ControlPage, FREE_ORDERS, GuestHalf, HALF_SIZE, HostHalf, LIST_RECORD_SIZE, MAGIC,
-    MAX_RANGES, RECORD_LIST,
+    CONTROL_PAGE_SIZE, ControlPage, FLAT_MIN_ORDER, FLAT_RECORD_MAX, FREE_ORDERS, FREE_ZONES, GuestHalf,
+    HALF_SIZE, HostHalf, LIST_RECORD_SIZE, MAGIC, MAX_OFFER_ORDER, MAX_RANGES, RECORD_FLAT, RECORD_LIST,
 };
 use std::mem::offset_of;
 use thiserror::Error;
@@ -28,12 +28,16 @@ pub struct GuestFields {
     pub record_gpa: Gpa,
     /// Bytes of the record.
     pub record_size: u64,
+    /// Order of a block of a flat record.
+    pub flat_order: u32,
     /// Newest offer.
     pub offer_seq: u64,
     /// Ranges of it.
     pub offer_count: u32,
-    /// First entry of the list.
+    /// First entry of the list, first block of a flat record to look at.
     pub offer_head: u32,
+    /// Last such block.
+    pub offer_last: u32,
     /// Newest withdrawn offer.
     pub revoke_seq: u64,
     /// The guest's own memory statistics.
@@ -52,6 +56,8 @@ pub struct GuestStatistics {
     pub reserve_pages: u64,
     /// Free blocks per order.
     pub free_blocks: [u64; FREE_ORDERS],
+    /// The same per kind of zone (`ZONE_*`), each at most 2^32 - 1.
+    pub zone_free_blocks: [[u32; FREE_ORDERS]; FREE_ZONES],
 }
 
 /// The fields of the host half.
@@ -152,6 +158,10 @@ impl GuestFields {
         for (order, blocks) in free_blocks.iter_mut().enumerate() {
             *blocks = u64_at(bytes, offset_of!(GuestHalf, free_blocks) + order * 8);
         }
+        let mut zone_free_blocks = [[0; FREE_ORDERS]; FREE_ZONES];
+        for (index, blocks) in zone_free_blocks.as_flattened_mut().iter_mut().enumerate() {
+            *blocks = u32_at(bytes, offset_of!(GuestHalf, zone_free_blocks) + index * 4);
+        }
         Self {
             magic: u64_at(bytes, offset_of!(GuestHalf, magic)),
             abi_version: u32_at(bytes, offset_of!(GuestHalf, abi_version)),
@@ -160,15 +170,18 @@ impl GuestFields {
             own_gpa: Gpa::new(u64_at(bytes, offset_of!(GuestHalf, own_gpa))),
             record_gpa: Gpa::new(u64_at(bytes, offset_of!(GuestHalf, record_gpa))),
             record_size: u64_at(bytes, offset_of!(GuestHalf, record_size)),
+            flat_order: u32_at(bytes, offset_of!(GuestHalf, flat_order)),
             offer_seq: u64_at(bytes, offset_of!(GuestHalf, offer_seq)),
             offer_count: u32_at(bytes, offset_of!(GuestHalf, offer_count)),
             offer_head: u32_at(bytes, offset_of!(GuestHalf, offer_head)),
+            offer_last: u32_at(bytes, offset_of!(GuestHalf, offer_last)),
             revoke_seq: u64_at(bytes, offset_of!(GuestHalf, revoke_seq)),
             statistics: GuestStatistics {
                 total_pages: u64_at(bytes, offset_of!(GuestHalf, total_pages)),
                 free_pages: u64_at(bytes, offset_of!(GuestHalf, free_pages)),
                 reserve_pages: u64_at(bytes, offset_of!(GuestHalf, reserve_pages)),
                 free_blocks,
+                zone_free_blocks,
             },
         }
     }
@@ -207,20 +220,29 @@ impl GuestFields {
                 why,
             })
         };
-        if self.record_kind != RECORD_LIST {
-            return bad("kind not known to this host");
-        }
-        if self.record_size != LIST_RECORD_SIZE {
-            return bad("a list record has one page");
+        match self.record_kind {
+            RECORD_LIST if self.record_size != LIST_RECORD_SIZE => return bad("a list record has one page"),
+            RECORD_FLAT if self.record_size == 0 => return bad("a flat record has a block at least"),
+            RECORD_FLAT if self.record_size > FLAT_RECORD_MAX => {
+                return bad("a flat record has 4 Mi blocks at most");
+            }
+            RECORD_FLAT if self.flat_order < FLAT_MIN_ORDER => return bad("its blocks have less than 2 MiB"),
+            RECORD_FLAT if self.flat_order > MAX_OFFER_ORDER => {
+                return bad("its blocks are larger than any offer");
+            }
+            RECORD_LIST | RECORD_FLAT => {}
+            _ => return bad("kind not known to this host"),
         }
         if !self.record_gpa.get().is_multiple_of(FRAME_SIZE) {
             return bad("not page-aligned");
         }
-        if self.record_gpa == self.own_gpa {
-            return bad("is the control page");
-        }
         if !memory.is_ram(self.record_gpa, self.record_size) {
             return bad("not inside a RAM slot");
+        }
+        // Both are page-aligned, and inside RAM no address wraps.
+        let after = self.own_gpa.get().checked_sub(self.record_gpa.get());
+        if after.is_some_and(|bytes| bytes < self.record_size) {
+            return bad("is the control page, or goes over it");
         }
         Ok(())
     }

@@ -9,13 +9,13 @@ use std::mem::offset_of;
 use imr_common::guest_abi::HostHalf;
 use thiserror::Error;
 
-use crate::guest::list::{self, ListError, OfferedRange};
 use crate::guest::memory::{MemoryError, PageMemory};
 use crate::guest::page::{self, GuestFields, GuestStatistics, HostFields, PageError};
+use crate::guest::record::{self, OfferedRange, RecordError, RecordPlace};
 use crate::guest::want::Want;
 use crate::model::ids::Gpa;
 
-/// What this host process says of itself in every host half.
+/// What this host says of itself in the host half of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostIdentity {
     /// Random, never zero.
@@ -76,9 +76,9 @@ pub struct Offer {
 /// Why an offer makes no sense.
 #[derive(Debug, Error)]
 pub enum OfferError {
-    /// The list is none.
+    /// The record holds none.
     #[error(transparent)]
-    List(#[from] ListError),
+    Record(#[from] RecordError),
     /// The page changed between the claim and the copy.
     #[error("the control page changed while offer {seq} was being claimed (it now says {found})")]
     Changed {
@@ -87,6 +87,9 @@ pub enum OfferError {
         /// What the page says.
         found: u64,
     },
+    /// The page names another record, or another shape of it.
+    #[error("the record at {0} is not the one that HELLO was accepted for")]
+    Moved(Gpa),
     /// The page or its record is not what HELLO was accepted for.
     #[error(transparent)]
     Page(#[from] PageError),
@@ -115,7 +118,7 @@ impl From<MemoryError> for SessionEnd {
 pub struct Session {
     gpa: Gpa,
     cookie: u64,
-    record_gpa: Gpa,
+    record: RecordPlace,
     written: HostFields,
     /// An offer that a predecessor had claimed and the guest tried to withdraw, and when that was seen.
     overdue: Option<(u64, u64)>,
@@ -144,7 +147,8 @@ impl Session {
                 }
                 _ => HelloKind::New,
             };
-        let mut session = Self { gpa, cookie, record_gpa: guest.record_gpa, written: found, overdue: None };
+        let mut session =
+            Self { gpa, cookie, record: RecordPlace::of(&guest), written: found, overdue: None };
         session.overdue =
             previous.filter(|_| kind == HelloKind::Repeated).and_then(|session| session.overdue);
         session.answer(memory, host)?;
@@ -273,11 +277,10 @@ impl Session {
         if guest.offer_seq != seq {
             return Err(OfferError::Changed { seq, found: guest.offer_seq });
         }
-        if guest.record_gpa != self.record_gpa {
-            return Err(OfferError::Changed { seq, found: guest.record_gpa.get() });
+        if RecordPlace::of(guest) != self.record {
+            return Err(OfferError::Moved(guest.record_gpa));
         }
-        let record = list::copy(memory, guest.record_gpa).map_err(PageError::from)?;
-        Ok(list::parse(&record, guest.offer_head, guest.offer_count)?)
+        Ok(record::read(memory, guest)?)
     }
 
     /// Says who answers and in which mode, where the page does not say so yet; the heartbeat last, so that the guest

@@ -56,7 +56,7 @@ pub(super) enum Job {
 /// What a worker tells the engine.
 pub(super) enum Report {
     /// A HELLO was answered.
-    Hello { kind: HelloKind, gpa: Gpa, cookie: u64, statistics: GuestStatistics },
+    Hello { kind: HelloKind, gpa: Gpa, cookie: u64, statistics: Box<GuestStatistics> },
     /// The session is over.
     Detached { why: String },
     /// An offer was claimed.
@@ -223,7 +223,7 @@ impl Worker {
                 }
                 self.session = Some(session);
                 self.request.told(cookie);
-                self.report(Report::Hello { kind, gpa, cookie, statistics });
+                self.report(Report::Hello { kind, gpa, cookie, statistics: Box::new(statistics) });
             }
             Err(PageError::Memory(MemoryError::VmmGone)) => self.gone(),
             // The valid one before it stands: a bad HELLO must not silence a good one.

@@ -16,13 +16,14 @@ use std::os::unix::fs::FileExt;
 
 use imr_common::guest_abi::{
     ABI_VERSION, ControlPage, GuestHalf, HALF_SIZE, HostHalf, LIST_END, LIST_RECORD_SIZE, MAGIC,
-    MODE_RECLAIMING, RECORD_LIST, RESULT_RECLAIMED,
+    MODE_RECLAIMING, RECORD_FLAT, RECORD_LIST, RESULT_RECLAIMED,
 };
-use imr_user::guest::list;
 use imr_user::guest::memory::{GuestMemory, PageMemory as _, RamRange};
 use imr_user::guest::page::{GuestFields, HostFields};
+use imr_user::guest::record;
 use imr_user::guest::session::{Claim, Doorbell, HelloKind, HostIdentity, Offer, Session, SessionEnd};
 use imr_user::guest::want::Want;
+use imr_user::guest::{flat, list};
 use imr_user::model::ids::Gpa;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -145,6 +146,8 @@ impl World {
             (offset_of!(GuestHalf, offer_seq), 8),
             (offset_of!(GuestHalf, offer_count), 4),
             (offset_of!(GuestHalf, offer_head), 4),
+            (offset_of!(GuestHalf, offer_last), 4),
+            (offset_of!(GuestHalf, flat_order), 4),
             (offset_of!(GuestHalf, revoke_seq), 8),
             (HOST + offset_of!(HostHalf, claim_seq), 8),
             (HOST + offset_of!(HostHalf, done_seq), 8),
@@ -165,11 +168,17 @@ impl World {
         };
         set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
         set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
-        set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes());
+        let (kind, size, flat_order) = if bytes.ratio(1, 3)? {
+            (RECORD_FLAT, bytes.int_in_range(1..=2 * FRAME)?, bytes.int_in_range(8..=19)?)
+        } else {
+            (RECORD_LIST, LIST_RECORD_SIZE, 0_u32)
+        };
+        set(offset_of!(GuestHalf, record_kind), &kind.to_le_bytes());
+        set(offset_of!(GuestHalf, flat_order), &flat_order.to_le_bytes());
         set(offset_of!(GuestHalf, cookie), &cookie(bytes)?.to_le_bytes());
         set(offset_of!(GuestHalf, own_gpa), &page.get().to_le_bytes());
         set(offset_of!(GuestHalf, record_gpa), &gpa(bytes)?.get().to_le_bytes());
-        set(offset_of!(GuestHalf, record_size), &LIST_RECORD_SIZE.to_le_bytes());
+        set(offset_of!(GuestHalf, record_size), &size.to_le_bytes());
         Ok(())
     }
 
@@ -177,6 +186,28 @@ impl World {
         let page = self.session.as_ref().map_or(Gpa::new(PAGE), Session::gpa);
         let Ok(guest) = GuestFields::read(&self.memory, page) else { return Ok(()) };
         let count = bytes.int_in_range(1..=4_u32)?;
+        let (head, last) = if guest.record_kind == RECORD_FLAT {
+            self.guest_offers_blocks(page, &guest, count, bytes)?
+        } else {
+            self.guest_offers_a_list(&guest, count, bytes)?
+        };
+        let set = |offset: usize, value: &[u8]| {
+            let _ = self.memory.write(Gpa::new(page.get() + offset as u64), value);
+        };
+        set(offset_of!(GuestHalf, offer_count), &count.to_le_bytes());
+        set(offset_of!(GuestHalf, offer_head), &head.to_le_bytes());
+        set(offset_of!(GuestHalf, offer_last), &last.to_le_bytes());
+        set(offset_of!(GuestHalf, offer_seq), &number(bytes)?.to_le_bytes());
+        Ok(())
+    }
+
+    /// From the record's first entry on. Returns the head, and nothing for the last block.
+    fn guest_offers_a_list(
+        &self,
+        guest: &GuestFields,
+        count: u32,
+        bytes: &mut Unstructured<'_>,
+    ) -> Result<(u32, u32)> {
         for index in 0..count {
             let mut entry = [0; 16];
             entry[..8].copy_from_slice(&(u64::from(bytes.arbitrary::<u16>()?) << 12).to_le_bytes());
@@ -186,13 +217,38 @@ impl World {
             let at = guest.record_gpa.get().saturating_add(u64::from(index) * 16);
             let _ = self.memory.write(Gpa::new(at), &entry);
         }
-        let set = |offset: usize, value: &[u8]| {
-            let _ = self.memory.write(Gpa::new(page.get() + offset as u64), value);
-        };
-        set(offset_of!(GuestHalf, offer_count), &count.to_le_bytes());
-        set(offset_of!(GuestHalf, offer_head), &0_u32.to_le_bytes());
-        set(offset_of!(GuestHalf, offer_seq), &number(bytes)?.to_le_bytes());
-        Ok(())
+        Ok((0, 0))
+    }
+
+    /// In a flat record: ranges behind one another, mostly. Returns the first and the last block to look at.
+    fn guest_offers_blocks(
+        &self,
+        page: Gpa,
+        guest: &GuestFields,
+        count: u32,
+        bytes: &mut Unstructured<'_>,
+    ) -> Result<(u32, u32)> {
+        let size = guest.record_size.min(FRAMES as u64 * FRAME);
+        // What the offer before left there: the file may hold it no longer.
+        for at in 0..size.div_ceil(FRAME) {
+            let rest = (size - at * FRAME).min(FRAME) as usize;
+            let to = Gpa::new(guest.record_gpa.get().saturating_add(at * FRAME));
+            // Never over the page itself, or each such run would end there.
+            if to != page {
+                let _ = self.memory.write(to, &[0; FRAME as usize][..rest]);
+            }
+        }
+        let first = u64::from(bytes.arbitrary::<u16>()?) % size.max(1);
+        let mut block = first;
+        for _ in 0..count {
+            let above = bytes.int_in_range(0..=2_u32)?;
+            block = block.next_multiple_of(1 << above) + u64::from(bytes.int_in_range(0..=15_u8)? / 15);
+            let byte = (guest.flat_order.wrapping_add(above) as u8).wrapping_add(1);
+            let _ = self.memory.write(Gpa::new(guest.record_gpa.get().saturating_add(block)), &[byte]);
+            block += 1 << above;
+        }
+        let last = (block - 1) as u32 + u32::from(bytes.int_in_range(0..=7_u8)? / 7);
+        Ok((first as u32, last))
     }
 
     fn hello(&mut self, page: Gpa, cookie: u64) {
@@ -273,8 +329,13 @@ impl World {
     }
 
     fn check_ranges(&self, guest: &GuestFields, offer: &Offer) {
-        assert_eq!((guest.record_kind, guest.record_size), (RECORD_LIST, LIST_RECORD_SIZE));
         assert_eq!(offer.ranges.len(), guest.offer_count as usize);
+        if guest.record_kind == RECORD_FLAT {
+            let mut record = vec![0; guest.record_size as usize];
+            self.memory.read(guest.record_gpa, &mut record).expect("it was copied");
+            return assert_eq!(flat::parse(&record, record::flat_offer(guest)).as_ref(), Ok(&offer.ranges));
+        }
+        assert_eq!((guest.record_kind, guest.record_size), (RECORD_LIST, LIST_RECORD_SIZE));
         let record = list::copy(&self.memory, guest.record_gpa).expect("it was copied");
         assert_eq!(list::parse(&record, guest.offer_head, guest.offer_count).as_ref(), Ok(&offer.ranges));
     }
@@ -349,10 +410,13 @@ const CLAIM: &[usize] = &[
     offset_of!(HostHalf, abandon_seq),
 ];
 
-/// The slots with these bits set.
+/// The slots with these bits set, and a large one.
 fn ranges(slots: u8) -> Vec<RamRange> {
     let with_bits = SLOTS.iter().enumerate().filter(|(bit, _)| slots & (1 << bit) != 0);
-    with_bits.filter_map(|(_, (gfn, npages, at))| RamRange::from_frames(*gfn, *npages, *at)).collect()
+    let small = with_bits.map(|(_, (gfn, npages, at))| (*gfn, *npages, *at));
+    // Where the blocks of a flat record are: RAM that cannot be reached, as no file has such an offset.
+    let blocks = (0x400, 1 << 32, 1 << 63);
+    small.chain([blocks]).filter_map(|(gfn, npages, at)| RamRange::from_frames(gfn, npages, at)).collect()
 }
 
 /// Where in the file the host half of the page at `page` is.

@@ -7,7 +7,8 @@
 #![no_main]
 
 use imr_common::guest_abi::{LIST_END, LIST_RECORD_SIZE, MAX_OFFER_ORDER, MAX_RANGES};
-use imr_user::guest::list::{OfferedRange, parse};
+use imr_user::guest::list::parse;
+use imr_user::guest::record::OfferedRange;
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 const RECORD: usize = LIST_RECORD_SIZE as usize;

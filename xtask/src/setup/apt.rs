@@ -136,7 +136,7 @@ impl Apt {
         let path = "/etc/apt/sources.list.d/imr-backports.sources";
         eprintln!("setup: adding {BACKPORTS} to apt's sources ({path})");
         let draft = cache::dir()?.join("imr-backports.sources");
-        fs::write(&draft, own.backports_entry(BACKPORTS)?)
+        fs::write(&draft, own.entry(BACKPORTS)?)
             .with_context(|| format!("cannot write {}", draft.display()))?;
         process::run_quiet(as_root("install")?.args(["-m", "644"]).arg(&draft).arg(path))?;
         self.update()
@@ -163,7 +163,7 @@ fn older_than(time: SystemTime, age: Duration) -> bool {
 }
 
 /// `program` run as root: directly, or by sudo if that asks for nothing.
-fn as_root(program: &str) -> Result<Command> {
+pub(super) fn as_root(program: &str) -> Result<Command> {
     let mut command;
     if rustix::process::geteuid().is_root() {
         command = Command::new(program);

@@ -14,7 +14,7 @@ use crate::process;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IndexTarget {
     /// The file and the entry in it (`path:number`) that asks for this index.
-    entry: String,
+    asked_by: String,
     /// The suite as the entry names it.
     release: String,
     /// The suite's code name.
@@ -40,7 +40,7 @@ impl IndexTarget {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('|').map(str::to_owned);
         Some(Self {
-            entry: fields.next()?,
+            asked_by: fields.next()?,
             release: fields.next()?,
             codename: fields.next()?,
             uri: fields.next()?,
@@ -53,14 +53,14 @@ impl IndexTarget {
         self.release == suite || self.codename == suite
     }
 
-    /// The deb822 entry for `suite` of the same archive, signed by the same key.
-    pub(super) fn backports_entry(&self, suite: &str) -> Result<String> {
+    /// The deb822 entry for `suites` (separated by blanks) of the same archive, signed by the same key.
+    pub(super) fn entry(&self, suites: &str) -> Result<String> {
         let signed_by = self.signed_by()?;
-        Ok(format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", self.uri))
+        Ok(format!("Types: deb\nURIs: {}\nSuites: {suites}\nComponents: main\n{signed_by}", self.uri))
     }
 
     fn signed_by(&self) -> Result<String> {
-        let (path, number) = self.entry.rsplit_once(':').unwrap_or((&self.entry, "1"));
+        let (path, number) = self.asked_by.rsplit_once(':').unwrap_or((&self.asked_by, "1"));
         let number: usize = number.parse().unwrap_or(1);
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read apt's source file {path}"))?;
@@ -129,6 +129,6 @@ mod tests {
         )
         .unwrap();
         assert!(target.is("bookworm") && !target.is("bookworm-updates"));
-        assert!(target.backports_entry("bookworm-backports").is_err());
+        assert!(target.entry("bookworm-backports").is_err());
     }
 }

@@ -84,7 +84,7 @@ pub(super) fn fetch(apt: &mut Apt, line: KernelLine, with_image: bool) -> Result
 }
 
 /// The newest release of `line`, from what the metapackage of the headers depends on.
-fn newest(apt: &mut Apt, line: KernelLine) -> Result<String> {
+pub(super) fn newest(apt: &mut Apt, line: KernelLine) -> Result<String> {
     let arch = debian_arch()?;
     // The second is how the release itself offers a later line than its own.
     let metapackages = [format!("linux-headers-cloud-{arch}"), format!("linux-headers-{line}-cloud-{arch}")];
@@ -211,7 +211,8 @@ fn root(line: KernelLine) -> Result<PathBuf> {
     Ok(cache::dir()?.join("kernels").join(line.as_str()))
 }
 
-fn debian_arch() -> Result<&'static str> {
+/// This machine's architecture, as Debian calls it.
+pub(super) fn debian_arch() -> Result<&'static str> {
     match std::env::consts::ARCH {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),

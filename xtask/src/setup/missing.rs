@@ -9,7 +9,8 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Need, fuzzer, kernels, toolchain};
+use super::roots::{self, Root};
+use super::{Need, checkpatch, fuzzer, kernels, toolchain};
 use crate::kernel::KernelLine;
 use crate::process;
 
@@ -39,6 +40,10 @@ pub(crate) enum Remedy {
     Headers(KernelLine),
     /// The image of one kernel line, unpacked into the cache.
     Image(KernelLine),
+    /// The kernel's checkpatch, taken from its source into the cache.
+    Checkpatch,
+    /// The archive of a Debian system, made into the cache.
+    Root(Root),
     /// Nothing that setup could do.
     None,
 }
@@ -89,6 +94,8 @@ fn of(need: Need) -> Vec<Missing> {
         Need::Testbed => testbed(),
         Need::Fuzz => fuzz(),
         Need::Proof => proof(),
+        Need::Deb => deb(),
+        Need::Package => package(),
     }
 }
 
@@ -148,12 +155,8 @@ fn fuzz() -> Vec<Missing> {
 }
 
 fn testbed() -> Vec<Missing> {
-    if std::env::consts::ARCH != "x86_64" {
-        return vec![Missing {
-            what: "an x86_64 machine".to_owned(),
-            purpose: "the nested testbed (its host kernel runs under emulated AMD SVM)",
-            remedy: Remedy::None,
-        }];
+    if let Some(missing) = not_x86("the nested testbed (its host kernel runs under emulated AMD SVM)") {
+        return vec![missing];
     }
     const FOR: &str = "the nested testbed";
     let mut list = programs(&[
@@ -200,6 +203,53 @@ fn testbed() -> Vec<Missing> {
 fn proof() -> Vec<Missing> {
     const FOR: &str = "checking the handshake's models";
     programs(&[("spin", "spin", FOR), ("cc", "gcc", FOR)])
+}
+
+fn deb() -> Vec<Missing> {
+    const FOR: &str = "packing the guest module's source";
+    programs(&[("dpkg-deb", "dpkg", FOR), ("gzip", "gzip", FOR), ("md5sum", "coreutils", FOR)])
+}
+
+fn package() -> Vec<Missing> {
+    const FOR: &str = "installing the guest's package in other Debians";
+    if let Some(missing) = not_x86("the guest's module, which is for x86-64 only") {
+        return vec![missing];
+    }
+    let mut list = deb();
+    list.extend(kmod());
+    list.extend(programs(&[
+        ("mmdebstrap", "mmdebstrap", FOR),
+        ("zstd", "zstd", FOR),
+        ("unshare", "util-linux", FOR),
+        ("mount", "mount", FOR),
+        ("sparse", "sparse", "checking the guest module's source"),
+        ("xz", "xz-utils", "unpacking the kernel's checkpatch.pl"),
+    ]));
+    if checkpatch::find().is_none() {
+        list.push(Missing {
+            what: "the kernel's checkpatch.pl".to_owned(),
+            purpose: "checking the guest module's style",
+            remedy: Remedy::Checkpatch,
+        });
+    }
+    for root in Root::ALL {
+        if roots::find(root).is_none() {
+            list.push(Missing {
+                what: format!("the archive of a small {} with kernel headers", root.as_str()),
+                purpose: FOR,
+                remedy: Remedy::Root(root),
+            });
+        }
+    }
+    list
+}
+
+fn not_x86(purpose: &'static str) -> Option<Missing> {
+    (std::env::consts::ARCH != "x86_64").then(|| Missing {
+        what: "an x86_64 machine".to_owned(),
+        purpose,
+        remedy: Remedy::None,
+    })
 }
 
 const LIB_DIRS: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];

@@ -5,12 +5,15 @@
 
 mod apt;
 mod apt_sources;
+mod checkpatch;
 mod fuzzer;
 mod kernels;
 mod missing;
+mod roots;
 mod toolchain;
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
@@ -19,9 +22,11 @@ use crate::kernel::KernelLine;
 use apt::{Apt, BACKPORTS, NotRoot};
 use missing::{Missing, Remedy};
 
+pub(crate) use checkpatch::find as checkpatch;
 pub(crate) use fuzzer::{find as cargo_fuzz, has_address_sanitizer};
 pub(crate) use kernels::{KernelFiles, headers};
 pub(crate) use missing::MissingPrerequisite;
+pub(crate) use roots::{Root, find as root_archive};
 pub(crate) use toolchain::{EbpfToolchain, find as ebpf_toolchains, keep_toolchain};
 
 /// What a command wants to do.
@@ -37,11 +42,16 @@ pub(crate) enum Need {
     Fuzz,
     /// Check the handshake's models.
     Proof,
+    /// Pack the guest module's source as a Debian package.
+    Deb,
+    /// Install that package in other Debians, and check the module's source.
+    Package,
 }
 
 impl Need {
     /// Everything.
-    const ALL: [Self; 5] = [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz, Self::Proof];
+    const ALL: [Self; 7] =
+        [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz, Self::Proof, Self::Deb, Self::Package];
 }
 
 /// Arguments of `cargo xtask setup`.
@@ -112,6 +122,18 @@ pub(crate) fn kernel(line: KernelLine) -> Result<KernelFiles> {
         .with_context(|| format!("Debian's {line} kernel is not in the cache; run `cargo xtask setup`"))
 }
 
+/// `program` to be run as root: directly, or by a sudo that asks for nothing.
+///
+/// # Errors
+/// [`MissingPrerequisite`] where neither is possible.
+pub(crate) fn as_root(program: &str) -> Result<Command> {
+    apt::as_root(program).map_err(|error| {
+        let advice =
+            format!("{program} has to run as root: run this as root, or allow sudo without password");
+        if error.is::<NotRoot>() { MissingPrerequisite { list: Vec::new(), advice }.into() } else { error }
+    })
+}
+
 fn install(list: &[Missing]) -> Result<()> {
     let mut apt = Apt::default();
     let has = |remedy: &Remedy| list.iter().any(|missing| missing.remedy == *remedy);
@@ -149,6 +171,14 @@ fn install(list: &[Missing]) -> Result<()> {
         apt.ensure_backports()?;
         let purpose = purposes(list, |remedy| matches!(remedy, Remedy::Backport(_)));
         apt.install(&backports, Some(BACKPORTS), &purpose)?;
+    }
+    if has(&Remedy::Checkpatch) {
+        checkpatch::fetch(&mut apt)?;
+    }
+    for root in Root::ALL {
+        if has(&Remedy::Root(root)) {
+            roots::fetch(&mut apt, root)?;
+        }
     }
     Ok(())
 }

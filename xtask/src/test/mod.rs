@@ -5,6 +5,7 @@
 
 mod cargo_ring;
 mod fuzz;
+mod package;
 mod scenarios;
 mod second_try;
 mod soak;
@@ -31,6 +32,8 @@ pub(crate) enum Ring {
     Replay,
     /// The handshake's models, by loom and SPIN
     Proof,
+    /// The guest module's package, installed in other Debians; sparse and checkpatch on its source
+    Package,
     /// The real programs on this machine's kernel, as root
     Privileged,
     /// What reads others' bytes, fed with anything, a minute each
@@ -43,11 +46,12 @@ pub(crate) enum Ring {
 
 impl Ring {
     /// Those that run when none is named.
-    const DEFAULT: [Self; 8] = [
+    const DEFAULT: [Self; 9] = [
         Self::Unit,
         Self::Abi,
         Self::Replay,
         Self::Proof,
+        Self::Package,
         Self::Privileged,
         Self::Fuzz,
         Self::Vm,
@@ -61,6 +65,7 @@ impl Ring {
             Self::Abi => "abi",
             Self::Replay => "replay",
             Self::Proof => "proof",
+            Self::Package => "package",
             Self::Privileged => "privileged",
             Self::Fuzz => "fuzz",
             Self::Vm => "vm",
@@ -114,6 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for ring in rings {
         println!("== {}", ring.as_str());
         let mut tally = match ring {
+            Ring::Package => package::run(filter)?,
             Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
             Ring::Vm => vm::run(filter)?,
             Ring::Soak => soak::run(filter, args.soak_time(), args.seed)?,

@@ -26,8 +26,10 @@ pub(super) struct Machine {
     pub(super) guests: u32,
     /// Whether the guests start by themselves; else the script starts them.
     pub(super) autostart: bool,
-    /// Whether each guest loads the module at boot, with its default parameters.
+    /// Whether each guest loads the module at boot.
     pub(super) module: bool,
+    /// How it does, as a script, where that is not with the default parameters.
+    pub(super) load: Option<&'static str>,
     /// Memory of each guest, MiB.
     pub(super) guest_mib: u32,
     /// What is behind it.
@@ -73,6 +75,7 @@ impl Default for Machine {
             guests: 1,
             autostart: true,
             module: true,
+            load: None,
             guest_mib: 512,
             ram: GuestRam::Thp,
             mmu: HostMmu::Npt,
@@ -116,6 +119,14 @@ fn one_of_two_is_hostile() -> Machine {
     Machine { guests: 2, module: false, ..slow_batches() }
 }
 
+/// With a flat record; a guest that falls back to the list is left without the module.
+fn flat_record() -> Machine {
+    const LOAD: &str = "insmod /imr_guest.ko record=flat
+grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
+";
+    Machine { load: Some(LOAD), ..Machine::default() }
+}
+
 /// All of them, the simplest first.
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "boot_and_free", script: "boot_and_free.sh", machine: Machine::default },
@@ -152,6 +163,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario { name: "churn", script: "churn.sh", machine: Machine::default },
+    Scenario { name: "flat_boot_and_free", script: "boot_and_free.sh", machine: flat_record },
+    Scenario {
+        name: "flat_boot_and_free_6_1",
+        script: "boot_and_free.sh",
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..flat_record() },
+    },
+    Scenario {
+        name: "flat_churn",
+        script: "churn.sh",
+        machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..flat_record() },
+    },
     Scenario {
         name: "files_keep_checksums",
         script: "files_keep_checksums.sh",

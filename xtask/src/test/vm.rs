@@ -19,7 +19,7 @@ use crate::testbed::outcome::Outcome;
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
-/// Keeps the guest's init from loading the module: that is left to the host script.
+/// Keeps the guest's init from loading the module by itself.
 const NO_MODULE: &str = ":\n";
 
 /// Runs the scenarios whose names contain `filter`.
@@ -88,7 +88,8 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
     let hostile = scenario.is_hostile().then(|| build_kmod::ensure_hostile_built(machine.kernels.1));
     let config = Config {
         host_script: Some(Script::File(scripts.join(scenario.script))),
-        guest_script: (!machine.module).then(|| Script::Text(NO_MODULE.to_owned())),
+        guest_script: if machine.module { machine.load } else { Some(NO_MODULE) }
+            .map(|text| Script::Text(text.to_owned())),
         host_files: vec![
             FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
             FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),

@@ -7,6 +7,7 @@ mod abi_header;
 mod abi_lock;
 mod files;
 mod guest_abi;
+mod guest_docs;
 mod imports;
 mod lexer;
 mod paths;
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut failures = Vec::new();
     let files = check_sources(workspace, &mut failures)?;
     check_guest_abi(workspace, &mut failures);
+    guest_docs::check(workspace, &mut failures)?;
     for failure in &failures {
         eprintln!("{failure}");
     }

@@ -29,15 +29,25 @@ fn encode(fields: &GuestFields) -> [u8; HALF_SIZE] {
     put(offset_of!(GuestHalf, own_gpa), &fields.own_gpa.get().to_le_bytes());
     put(offset_of!(GuestHalf, record_gpa), &fields.record_gpa.get().to_le_bytes());
     put(offset_of!(GuestHalf, record_size), &fields.record_size.to_le_bytes());
+    put(offset_of!(GuestHalf, flat_order), &fields.flat_order.to_le_bytes());
     put(offset_of!(GuestHalf, offer_seq), &fields.offer_seq.to_le_bytes());
     put(offset_of!(GuestHalf, offer_count), &fields.offer_count.to_le_bytes());
     put(offset_of!(GuestHalf, offer_head), &fields.offer_head.to_le_bytes());
+    put(offset_of!(GuestHalf, offer_last), &fields.offer_last.to_le_bytes());
     put(offset_of!(GuestHalf, revoke_seq), &fields.revoke_seq.to_le_bytes());
     put(offset_of!(GuestHalf, total_pages), &fields.statistics.total_pages.to_le_bytes());
     put(offset_of!(GuestHalf, free_pages), &fields.statistics.free_pages.to_le_bytes());
     put(offset_of!(GuestHalf, reserve_pages), &fields.statistics.reserve_pages.to_le_bytes());
     for (order, blocks) in fields.statistics.free_blocks.iter().enumerate() {
         put(offset_of!(GuestHalf, free_blocks) + order * 8, &blocks.to_le_bytes());
+    }
+    for (zone, orders) in fields.statistics.zone_free_blocks.iter().enumerate() {
+        for (order, blocks) in orders.iter().enumerate() {
+            put(
+                offset_of!(GuestHalf, zone_free_blocks) + (zone * FREE_ORDERS + order) * 4,
+                &blocks.to_le_bytes(),
+            );
+        }
     }
     bytes
 }
@@ -54,20 +64,30 @@ prop_compose! {
     fn pages()(
         magic in mostly(MAGIC, any::<u64>()),
         abi_version in mostly(ABI_VERSION, any::<u32>()),
-        record_kind in mostly(RECORD_LIST, any::<u32>()),
+        record_kind in prop_oneof![6 => Just(RECORD_LIST), 6 => Just(RECORD_FLAT), 1 => any::<u32>()],
         cookie in mostly(7, 0..9_u64),
         own_gpa in mostly(0x1000, any::<u64>()),
         record_gpa in prop_oneof![Just(0x1000), Just(0x2000), Just(0x3000), 0x1000..0x4000_u64, any::<u64>()],
-        record_size in mostly(LIST_RECORD_SIZE, any::<u64>()),
+        record_size in prop_oneof![
+            6 => Just(LIST_RECORD_SIZE),
+            4 => 0..=3 * LIST_RECORD_SIZE,
+            1 => FLAT_RECORD_MAX - 1..FLAT_RECORD_MAX + 2,
+            1 => any::<u64>(),
+        ],
+        flat_order in prop_oneof![3 => 8..=MAX_OFFER_ORDER + 1, 1 => any::<u32>()],
         numbers in any::<[u64; 4]>(),
-        small in any::<[u32; 2]>(),
+        small in any::<[u32; 3]>(),
         free_blocks in any::<[u64; FREE_ORDERS]>(),
+        zone_free_blocks in any::<[[u32; FREE_ORDERS]; FREE_ZONES]>(),
     ) -> GuestFields {
         let [offer_seq, revoke_seq, total_pages, free_pages] = numbers;
-        let statistics = GuestStatistics { total_pages, free_pages, reserve_pages: !free_pages, free_blocks };
+        let reserve_pages = !free_pages;
+        let statistics =
+            GuestStatistics { total_pages, free_pages, reserve_pages, free_blocks, zone_free_blocks };
         GuestFields {
             magic, abi_version, record_kind, cookie, own_gpa: Gpa::new(own_gpa), record_gpa: Gpa::new(record_gpa),
-            record_size, offer_seq, offer_count: small[0], offer_head: small[1], revoke_seq, statistics,
+            record_size, flat_order, offer_seq, offer_count: small[0], offer_head: small[1], offer_last: small[2],
+            revoke_seq, statistics,
         }
     }
 }
@@ -81,11 +101,21 @@ proptest! {
         prop_assert_eq!(page.check_identity(here, 7).is_ok(), is_it);
         prop_assert!(page.check_identity(here, 0).is_err(), "nobody has the cookie 0");
 
-        // Frames 1 and 2 are RAM.
-        let (memory, _) = memory(&[(1, 2, 0)], 2);
-        let place = [0x1000, 0x2000].contains(&page.record_gpa.get()) && page.record_gpa != page.own_gpa;
-        let record = page.record_kind == RECORD_LIST && page.record_size == LIST_RECORD_SIZE && place;
-        prop_assert_eq!(page.check_record(&memory).is_ok(), record);
+        // Frames 1 to 3 are RAM.
+        let (memory, _) = memory(&[(1, 3, 0)], 3);
+        let shape = match page.record_kind {
+            RECORD_LIST => page.record_size == LIST_RECORD_SIZE,
+            RECORD_FLAT => (1..=FLAT_RECORD_MAX).contains(&page.record_size) && (9..=MAX_OFFER_ORDER).contains(&page.flat_order),
+            _ => false,
+        };
+        let bytes = |gpa: Gpa, size| u128::from(gpa.get())..u128::from(gpa.get()) + u128::from(size);
+        let (record, own) = (bytes(page.record_gpa, page.record_size), bytes(page.own_gpa, FRAME));
+        let apart = record.end <= own.start || own.end <= record.start;
+        let place = page.record_gpa.get() % FRAME == 0 && record.start >= 0x1000 && record.end <= 0x4000;
+        // An own address that is none is for check_identity() to find.
+        if page.own_gpa.get() % FRAME == 0 {
+            prop_assert_eq!(page.check_record(&memory).is_ok(), shape && place && apart);
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::fs::{File, OpenOptions};
 
 use imr_common::guest_abi::GuestHalf;
 use imr_common::guest_abi::{
-    ABI_VERSION, ControlPage, LIST_END, LIST_RECORD_SIZE, MAGIC, MODE_RECLAIMING, RECORD_LIST, RESULT_KEPT,
-    RESULT_RECLAIMED,
+    ABI_VERSION, ControlPage, LIST_END, LIST_RECORD_SIZE, MAGIC, MODE_RECLAIMING, RECORD_FLAT, RECORD_LIST,
+    RESULT_KEPT, RESULT_RECLAIMED,
 };
 
 use super::*;
@@ -32,7 +32,9 @@ impl Guest {
         let bytes = Box::leak(vec![0_u64; 3 * 512].into_boxed_slice());
         let hva = (bytes.as_ptr() as u64).next_multiple_of(4096);
         let range = RamRange::from_frames(PAGE / 4096, 2, hva).unwrap();
-        let guest = Self { memory: GuestMemory::new(self_mem(), vec![range]) };
+        // Blocks 4 to 7 of 2 MiB, which nobody reads.
+        let blocks = RamRange::from_frames(0x800, 0x800, 1 << 63).unwrap();
+        let guest = Self { memory: GuestMemory::new(self_mem(), vec![range, blocks]) };
         guest.set(offset_of!(GuestHalf, magic), &MAGIC.to_le_bytes());
         guest.set(offset_of!(GuestHalf, abi_version), &ABI_VERSION.to_le_bytes());
         guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes());
@@ -54,6 +56,22 @@ impl Guest {
         entry[12..].copy_from_slice(&LIST_END.to_le_bytes());
         self.memory.write(Gpa::new(RECORD), &entry).unwrap();
         self.set(offset_of!(GuestHalf, offer_count), &1_u32.to_le_bytes());
+        self.set(offset_of!(GuestHalf, offer_seq), &seq.to_le_bytes());
+    }
+
+    /// Makes the record flat: `blocks` of 2 MiB.
+    fn flat(&self, blocks: u64) {
+        self.set(offset_of!(GuestHalf, record_kind), &RECORD_FLAT.to_le_bytes());
+        self.set(offset_of!(GuestHalf, record_size), &blocks.to_le_bytes());
+        self.set(offset_of!(GuestHalf, flat_order), &9_u32.to_le_bytes());
+    }
+
+    /// Offers the blocks 1 and 4 to 7 in it.
+    fn offer_flat(&self, seq: u64) {
+        self.memory.write(Gpa::new(RECORD), &[0, 10, 0, 0, 12, 0, 0, 0]).unwrap();
+        self.set(offset_of!(GuestHalf, offer_count), &2_u32.to_le_bytes());
+        self.set(offset_of!(GuestHalf, offer_head), &1_u32.to_le_bytes());
+        self.set(offset_of!(GuestHalf, offer_last), &7_u32.to_le_bytes());
         self.set(offset_of!(GuestHalf, offer_seq), &seq.to_le_bytes());
     }
 
@@ -89,6 +107,53 @@ fn an_offer_is_claimed_answered_and_not_taken_twice() {
     assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 0));
     assert!(matches!(claim(&guest, &mut session, 1, COOKIE).unwrap(), Claim::Settled));
     assert_eq!(guest.hello(Some(&session)).unwrap().1, HelloKind::Repeated);
+}
+
+#[test]
+fn an_offer_in_a_flat_record_is_the_same_as_in_a_list() {
+    let guest = Guest::new();
+    guest.flat(160);
+    let (mut session, _) = guest.hello(None).unwrap();
+    guest.offer_flat(1);
+    let Claim::Taken(offer) = claim(&guest, &mut session, 1, COOKIE).unwrap() else { panic!("not taken") };
+    let found: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn.get(), range.npages)).collect();
+    assert_eq!(found, [(0x200, 512), (0x800, 2048)]);
+    session.finish(&guest.memory, 1, &[RESULT_RECLAIMED, RESULT_KEPT]).unwrap();
+    let mut results = [0; 3];
+    let at = PAGE + (offset_of!(ControlPage, host) + offset_of!(HostHalf, results)) as u64;
+    guest.memory.read(Gpa::new(at), &mut results).unwrap();
+    assert_eq!(results, [RESULT_RECLAIMED, RESULT_KEPT, 0]);
+    // A window that ends where the guest has no memory.
+    guest.offer_flat(2);
+    guest.set(offset_of!(GuestHalf, offer_last), &8_u32.to_le_bytes());
+    let Claim::Malformed(why) = claim(&guest, &mut session, 2, COOKIE).unwrap() else { panic!("taken") };
+    assert!(why.to_string().contains("not inside a RAM slot"), "{why}");
+    // A window that leaves out a half of a range, as one that is changed meanwhile may.
+    guest.offer_flat(3);
+    guest.set(offset_of!(GuestHalf, offer_last), &5_u32.to_le_bytes());
+    let Claim::Malformed(why) = claim(&guest, &mut session, 3, COOKIE).unwrap() else { panic!("taken") };
+    assert!(why.to_string().contains("goes on behind the last block"), "{why}");
+    assert_eq!((guest.host().done_seq, guest.host().abandon_seq), (1, 3));
+}
+
+#[test]
+fn a_record_that_changes_its_shape_after_hello_is_not_read() {
+    type Change = fn(&Guest);
+    let changes: [Change; 3] = [
+        |guest| guest.set(offset_of!(GuestHalf, record_kind), &RECORD_LIST.to_le_bytes()),
+        |guest| guest.set(offset_of!(GuestHalf, record_size), &100_u64.to_le_bytes()),
+        |guest| guest.set(offset_of!(GuestHalf, flat_order), &10_u32.to_le_bytes()),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let guest = Guest::new();
+        // So many that it could be a list by its size.
+        guest.flat(LIST_RECORD_SIZE);
+        let (mut session, _) = guest.hello(None).unwrap();
+        guest.offer_flat(1);
+        change(&guest);
+        let Claim::Malformed(why) = claim(&guest, &mut session, 1, COOKIE).unwrap() else { panic!("taken") };
+        assert!(why.to_string().contains("not the one that HELLO was accepted for"), "{number}: {why}");
+    }
 }
 
 #[test]
