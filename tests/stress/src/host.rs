@@ -25,7 +25,7 @@ use crate::ffi;
 use crate::world::{BLOCK, CALL_LIFETIME, CLAIM_LIFETIME, Call, Mutant, Vm, fail};
 
 /// A host process is killed before one in so many of its writes.
-const KILLED_ONCE_IN: u64 = 4000;
+const KILLED_ONCE_IN: u64 = 300;
 
 /// The process was killed.
 struct Killed;
@@ -186,8 +186,13 @@ impl Host<'_> {
     fn doorbell(&mut self, call: &Call) -> Result<Option<Offer>, Killed> {
         let identity = self.identity();
         let Some(session) = self.session.as_mut() else { return Ok(None) };
-        let doorbell = Doorbell { seq: call.arg, cookie: call.cookie, rung_ns: call.time_ns };
-        match session.claim(&self.memory, doorbell, identity, || self.vm.now_ns()) {
+        let mut doorbell = Doorbell { seq: call.arg, cookie: call.cookie, rung_ns: call.time_ns };
+        let mut claim = session.claim(&self.memory, doorbell, identity, || self.vm.now_ns());
+        if self.vm.mutant == Mutant::ExtraRing && matches!(claim, Ok(Claim::Settled)) {
+            doorbell.rung_ns = u64::MAX;
+            claim = session.claim(&self.memory, doorbell, identity, || self.vm.now_ns());
+        }
+        match claim {
             Ok(Claim::Taken(offer)) => {
                 if offer.redone {
                     self.counts.add(Count::Redone);

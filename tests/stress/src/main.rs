@@ -110,6 +110,7 @@ fn mutant(name: &str) -> Result<Mutant, String> {
         "host-fence" => Mutant::HostFence,
         "acquire" => Mutant::Acquire,
         "revoke" => Mutant::Revoke,
+        "extra-ring" => Mutant::ExtraRing,
         "generation" => Mutant::Generation,
         _ => return Err(format!("--mutant {name}: not known")),
     })

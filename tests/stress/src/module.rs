@@ -175,10 +175,11 @@ impl Module<'_, '_> {
         host.attach != 0 && self.answered_ns != 0 && now - self.answered_ns < HOST_STALE_MS * MS
     }
 
-    /// `imr_ring()`
-    fn ring(&mut self, seq: u64) {
+    /// `imr_ring()`; HELLO is said without need once in so many times, as `imr_hello_work()` may.
+    fn ring(&mut self, seq: u64, hello_once_in: u64) {
         let stale = !self.is_host_fresh();
-        if (stale && self.guest.vm.now_ns() - self.hello_ns >= HELLO_INTERVAL) || ffi::once_in(64) {
+        let due = stale && self.guest.vm.now_ns() - self.hello_ns >= HELLO_INTERVAL;
+        if due || ffi::once_in(hello_once_in) {
             self.hello();
         }
         self.count(Count::Rings);
@@ -240,7 +241,11 @@ impl Module<'_, '_> {
         }
         self.page.describe(&batch);
         let seq = self.page.publish(batch.len());
-        self.ring(seq);
+        self.ring(seq, 64);
+        if ffi::once_in(16) {
+            // The next ring is on its way together with the first.
+            self.ring(seq, 1);
+        }
         let fate = match self.wait(seq) {
             Ok(fate) => fate,
             Err(end) => {
@@ -272,6 +277,15 @@ impl Module<'_, '_> {
         for block in batch.iter().flat_map(blocks) {
             vm.own(block, content);
             self.left[block as usize] = content;
+        }
+        if fate == Fate::Revoked && ffi::once_in(4) {
+            // What is still under way is heard while this is the newest offer.
+            for _ in 0..1000 {
+                if !vm.is_saying() {
+                    break;
+                }
+                thread::yield_now();
+            }
         }
         None
     }
@@ -314,7 +328,7 @@ impl Module<'_, '_> {
                 }
             }
             if vm.now_ns() >= ring_ns {
-                self.ring(seq);
+                self.ring(seq, 4);
                 ring_ns = vm.now_ns() + RING_INTERVAL;
                 if start.elapsed() > STUCK {
                     self.fail(&format!("STUCK: offer {seq} is neither finished nor given back"));

@@ -51,6 +51,8 @@ pub(crate) enum Mutant {
     Acquire,
     /// The host does not see withdrawals.
     Revoke,
+    /// A successor redoes a batch that the guest tried to withdraw, without waiting for one more ring.
+    ExtraRing,
     /// The host looks neither at the reset generation nor at a call's age.
     Generation,
 }
@@ -236,6 +238,11 @@ impl Vm {
         let call = unsafe { *calls[number as usize % QUEUE].get() };
         heard.store(number + 1, Ordering::Release);
         Some(call)
+    }
+
+    /// Whether calls are under way.
+    pub(crate) fn is_saying(&self) -> bool {
+        self.calls.said.load(Ordering::Relaxed) != self.calls.heard.load(Ordering::Acquire)
     }
 
     /// The guest owns `block` and uses it.

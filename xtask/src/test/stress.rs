@@ -19,16 +19,17 @@ use crate::setup::{self, MissingPrerequisite, Need};
 /// Batches of each program, unless another number is asked for.
 pub(super) const DEFAULT_BATCHES: u64 = 100_000;
 /// A program that lacks something has to fail within so many.
-const MUTANT_BATCHES: u64 = 400_000;
+const MUTANT_BATCHES: u64 = 2_000_000;
 /// What ThreadSanitizer's programs end with when it has something to say.
 const RACE: i32 = 66;
 const SEEDS: u128 = 1 << 31;
 
 /// What is taken away, and what the program says then.
-const MUTANTS: [(&str, Sanitizer, &[&str]); 5] = [
+const MUTANTS: [(&str, Sanitizer, &[&str]); 6] = [
     ("guest-fence", Sanitizer::None, &["LOST", "WRONG"]),
     ("host-fence", Sanitizer::None, &["LOST", "WRONG"]),
     ("revoke", Sanitizer::None, &["LOST", "WRONG"]),
+    ("extra-ring", Sanitizer::None, &["LOST", "WRONG"]),
     ("generation", Sanitizer::None, &["LOST"]),
     ("acquire", Sanitizer::Thread, &["data race"]),
 ];
