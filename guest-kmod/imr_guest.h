@@ -2,8 +2,6 @@
 /*
  * What the files of imr_guest.ko share. The contract with the host is in imr_abi.h and described in
  * imr-common/src/guest_abi.rs.
- *
- * Barriers towards the host are the virt_ ones: the host is SMP even where this kernel is not.
  */
 #ifndef IMR_GUEST_H
 #define IMR_GUEST_H
@@ -16,32 +14,10 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
-#include "imr_abi.h"
+#include "imr_handshake.h"
 
 /* 2 MiB: the host takes nothing smaller. */
 #define IMR_MIN_ORDER		9
-
-/**
- * struct imr_range - a free range that is offered
- * @gpa: where it begins, bytes, aligned to its size
- * @order: its size is PAGE_SIZE << order
- */
-struct imr_range {
-	u64 gpa;
-	unsigned int order;
-};
-
-/**
- * struct imr_record - the memory in which offers are described, physically contiguous
- * @at: where it is
- * @size: its size, bytes
- * @kind: IMR_RECORD_LIST or IMR_RECORD_FLAT
- */
-struct imr_record {
-	void *at;
-	u64 size;
-	u32 kind;
-};
 
 /**
  * enum imr_stat - what is counted, from load to unload
@@ -273,7 +249,6 @@ unsigned long imr_end_pfn(void);
 int imr_record_alloc(struct imr_guest *g, struct imr_record *record);
 void imr_record_free(struct imr_record *record);
 unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents);
-void imr_record_clear(struct imr_guest *g, unsigned int count);
 void imr_record_settle(struct imr_guest *g, unsigned int count);
 
 /* imr_sweep.c */

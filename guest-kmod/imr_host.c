@@ -28,13 +28,11 @@
 
 static long imr_call(struct imr_guest *g, u64 op, u64 arg)
 {
-	struct imr_guest_half *half = &g->page->guest;
+	u64 cookie;
 
 	lockdep_assert_held(&g->lock);
-	WRITE_ONCE(half->heartbeat, half->heartbeat + 1);
-	/* The host reads the page when it hears of the call: all of it has to be there by then. */
-	virt_mb();
-	return kvm_hypercall3(IMR_HYPERCALL_NR, op, arg, half->cookie);
+	cookie = imr_page_call(g->page);
+	return kvm_hypercall3(IMR_HYPERCALL_NR, op, arg, cookie);
 }
 
 /**
@@ -177,45 +175,42 @@ static void imr_look_for_request(struct imr_guest *g, u64 attach)
  */
 void imr_look(struct imr_guest *g)
 {
-	struct imr_host_half *half = &g->page->host;
-	u64 beat, attach, now;
+	struct imr_host_word host;
 	bool fresh;
-	u32 mode;
+	u64 now;
 
 	lockdep_assert_held(&g->lock);
-	/* What the host wrote before it raised the heartbeat has to be read after it. */
-	beat = virt_load_acquire(&half->heartbeat);
-	attach = READ_ONCE(half->attach_id);
-	mode = READ_ONCE(half->mode);
+	imr_host_read(g->page, &host);
 	now = ktime_get_ns();
 
-	if (beat != g->host_beat) {
-		g->host_beat = beat;
+	if (host.beat != g->host_beat) {
+		g->host_beat = host.beat;
 		g->answered_ns = now;
 		imr_count(g, IMR_STAT_ANSWERED, 1);
 	}
-	fresh = attach && g->answered_ns && now - g->answered_ns < imr_ms(IMR_HOST_STALE_MS);
+	fresh = host.attach && g->answered_ns && now - g->answered_ns < imr_ms(IMR_HOST_STALE_MS);
 
-	if (fresh && (!g->host_fresh || attach != g->host_attach || mode != g->host_mode)) {
-		pr_info("host %016llx is attached and %s\n", attach,
-			mode == IMR_MODE_RECLAIMING ? "reclaims" : "only observes");
+	if (fresh && (!g->host_fresh || host.attach != g->host_attach ||
+		      host.mode != g->host_mode)) {
+		pr_info("host %016llx is attached and %s\n", host.attach,
+			host.mode == IMR_MODE_RECLAIMING ? "reclaims" : "only observes");
 		imr_count(g, IMR_STAT_ATTACHES, 1);
-		g->host_attach = attach;
-		g->host_mode = mode;
+		g->host_attach = host.attach;
+		g->host_mode = host.mode;
 		/* This host may be another than the one who took it. */
 		imr_forget_taken(g);
 		imr_kick(g, true);
 	} else if (!fresh && g->host_fresh) {
 		pr_info("host %016llx %s\n", g->host_attach,
-			attach ? "does not answer any more" : "has detached");
+			host.attach ? "does not answer any more" : "has detached");
 		imr_count(g, IMR_STAT_HOST_LOST, 1);
 		/* Detached is also what a rolled-back VM sees; the next HELLO is due at once. */
-		if (!attach)
+		if (!host.attach)
 			g->hello_ns = 0;
 	}
 	g->host_fresh = fresh;
 	if (fresh && g->phase == IMR_UP)
-		imr_look_for_request(g, attach);
+		imr_look_for_request(g, host.attach);
 }
 
 /**
@@ -271,8 +266,7 @@ static bool imr_bye_once(struct imr_guest *g, u64 wait_ms)
 
 	do {
 		imr_sleep_idle(500, 1000);
-		/* The host's last word: every other write of its own is older. */
-		if (!virt_load_acquire(&g->page->host.attach_id))
+		if (imr_host_left(g->page))
 			return true;
 	} while (ktime_get_ns() < until);
 	return false;
@@ -295,8 +289,7 @@ bool imr_bye(struct imr_guest *g)
 	mutex_lock(&g->lock);
 	may_write = imr_host_may_write(g);
 	WRITE_ONCE(g->phase, IMR_GONE);
-	/* No later call may find the page valid. */
-	virt_store_release(&g->page->guest.magic, 0);
+	imr_page_retire(g->page);
 	mutex_unlock(&g->lock);
 
 	if (!may_write) {

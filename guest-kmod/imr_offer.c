@@ -26,12 +26,6 @@
 /* A batch that was claimed and is not answered for this long is told of. */
 #define IMR_OVERDUE_MS		5000
 
-enum imr_answer {
-	IMR_PENDING,
-	IMR_DONE,
-	IMR_ABANDONED
-};
-
 /* Only one batch can be open: page reporting has one worker. */
 static int imr_batch_open(struct imr_guest *g)
 {
@@ -73,47 +67,6 @@ static void imr_batch_close(struct imr_guest *g, int err)
 	wake_up_all(&g->batch_wait);
 }
 
-static u64 imr_publish(struct imr_guest *g, unsigned int count)
-{
-	struct imr_guest_half *half = &g->page->guest;
-	u64 seq = half->offer_seq + 1;
-
-	WRITE_ONCE(half->offer_count, count);
-	/* The record, and where in it the ranges are, before the number that makes them valid. */
-	virt_store_release(&half->offer_seq, seq);
-	imr_count(g, IMR_STAT_OFFERS, 1);
-	return seq;
-}
-
-static enum imr_answer imr_answer(struct imr_guest *g, u64 seq)
-{
-	struct imr_host_half *half = &g->page->host;
-
-	/* The results, and the host's last touch of the ranges, come before the number. */
-	if (virt_load_acquire(&half->done_seq) == seq)
-		return IMR_DONE;
-	/* The same: nothing of the batch is touched after this. */
-	if (virt_load_acquire(&half->abandon_seq) == seq)
-		return IMR_ABANDONED;
-	return IMR_PENDING;
-}
-
-/*
- * Returns whether the batch is ours again. If not, the host has taken it up and will finish or
- * abandon it.
- */
-static bool imr_revoke(struct imr_guest *g, u64 seq)
-{
-	WRITE_ONCE(g->page->guest.revoke_seq, seq);
-	/*
-	 * Pairs with the host's fence between its claim_seq and its look at revoke_seq: at
-	 * least one of the two sees the other's store, so either it abandons the batch or we
-	 * wait for it.
-	 */
-	virt_mb();
-	return READ_ONCE(g->page->host.claim_seq) != seq;
-}
-
 /*
  * Returns 0 when the host has finished the batch, -EAGAIN when it gave it back, -ETIMEDOUT when
  * we withdrew it. Rings until then, for a lost event must only delay the batch.
@@ -123,24 +76,25 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 	u64 now = ktime_get_ns(), start = now, ring = now + imr_ms(IMR_RING_INTERVAL_MS);
 	unsigned int poll = IMR_POLL_MIN_US, poll_max = IMR_POLL_MAX_US;
 	bool lost = false, told = false, pinned = false;
-	enum imr_answer answer;
+	enum imr_fate fate;
 
 	for (;;) {
-		answer = imr_answer(g, seq);
-		if (answer != IMR_PENDING)
-			break;
-
 		now = ktime_get_ns();
 		/* The phase is read without the lock: to see it late costs one more look. */
-		if (!lost && (now - start >= g->timeout_ns || READ_ONCE(g->phase) != IMR_UP)) {
-			if (imr_revoke(g, seq)) {
-				imr_count(g, IMR_STAT_REVOKED, 1);
-				return -ETIMEDOUT;
-			}
+		fate = imr_offer_look(g->page, seq, !lost && (now - start >= g->timeout_ns ||
+							      READ_ONCE(g->phase) != IMR_UP));
+		if (fate == IMR_REVOKED) {
+			imr_count(g, IMR_STAT_REVOKED, 1);
+			return -ETIMEDOUT;
+		}
+		if (fate == IMR_HELD) {
 			imr_count(g, IMR_STAT_REVOKE_LOST, 1);
 			lost = true;
 			continue;
 		}
+		if (fate != IMR_PENDING)
+			break;
+
 		if (lost && !told && now - start >= imr_ms(IMR_OVERDUE_MS)) {
 			pr_warn("the host has held offer %llu for %u s; its memory stays out of use until the host answers\n",
 				seq, (unsigned int)(IMR_OVERDUE_MS / MSEC_PER_SEC));
@@ -160,12 +114,12 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 
 	if (told)
 		pr_info("the host has %s offer %llu after %llu ms\n",
-			answer == IMR_DONE ? "finished" : "given back", seq,
+			fate == IMR_DONE ? "finished" : "given back", seq,
 			(ktime_get_ns() - start) / NSEC_PER_MSEC);
 	/* Unregistering waits for this worker, so the code outlives the reference. */
 	if (pinned)
 		module_put(THIS_MODULE);
-	if (answer == IMR_DONE) {
+	if (fate == IMR_DONE) {
 		imr_count(g, IMR_STAT_DONE, 1);
 		return 0;
 	}
@@ -206,13 +160,14 @@ int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, u
 	count = imr_record_write(g, sgl, nents);
 	if (count) {
 		start = ktime_get_ns();
-		seq = imr_publish(g, count);
+		seq = imr_publish(g->page, count);
+		imr_count(g, IMR_STAT_OFFERS, 1);
 		imr_ring(g, seq);
 		err = imr_wait(g, seq);
 		imr_count_wait(g, ktime_get_ns() - start);
 		if (!err)
 			imr_record_settle(g, count);
-		imr_record_clear(g, count);
+		imr_undescribe(&g->record, g->batch, count);
 	}
 	imr_batch_close(g, err);
 	return err;

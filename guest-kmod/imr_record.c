@@ -73,13 +73,15 @@ int imr_record_alloc(struct imr_guest *g, struct imr_record *record)
 	BUILD_BUG_ON(IMR_LIST_RECORD_SIZE > PAGE_SIZE);
 	BUILD_BUG_ON(IMR_MIN_ORDER < IMR_FLAT_MIN_ORDER);
 
-	if (g->flat && imr_flat_alloc(g, record))
-		return 0;
-	record->at = (void *)get_zeroed_page(GFP_KERNEL);
-	if (!record->at)
-		return -ENOMEM;
-	record->kind = IMR_RECORD_LIST;
-	record->size = IMR_LIST_RECORD_SIZE;
+	record->order = g->order;
+	if (!g->flat || !imr_flat_alloc(g, record)) {
+		record->at = (void *)get_zeroed_page(GFP_KERNEL);
+		if (!record->at)
+			return -ENOMEM;
+		record->kind = IMR_RECORD_LIST;
+		record->size = IMR_LIST_RECORD_SIZE;
+	}
+	record->gpa = virt_to_phys(record->at);
 	return 0;
 }
 
@@ -92,24 +94,13 @@ void imr_record_free(struct imr_record *record)
 	free_pages_exact(record->at, record->size);
 }
 
-static u64 imr_flat_block(struct imr_guest *g, u64 gpa)
-{
-	return gpa >> (PAGE_SHIFT + g->order);
-}
-
-/* The number of the last block of @range. */
-static u64 imr_flat_last(struct imr_guest *g, const struct imr_range *range)
-{
-	return imr_flat_block(g, range->gpa) + (1ULL << (range->order - g->order)) - 1;
-}
-
 /*
  * Whether the record has a place for @range. Memory that was plugged in behind the end of all
  * there was has none in a flat one.
  */
 static bool imr_record_holds(struct imr_guest *g, const struct imr_range *range)
 {
-	if (g->record.kind != IMR_RECORD_FLAT || imr_flat_last(g, range) < g->record.size)
+	if (g->record.kind != IMR_RECORD_FLAT || imr_flat_last(&g->record, range) < g->record.size)
 		return true;
 	pr_warn_once("memory at %#llx came after the flat record was made and is not offered; load the module again\n",
 		     range->gpa);
@@ -117,37 +108,11 @@ static bool imr_record_holds(struct imr_guest *g, const struct imr_range *range)
 	return false;
 }
 
-static void imr_list_write(struct imr_guest *g, unsigned int count)
-{
-	struct imr_list_entry *entry = g->record.at;
-	unsigned int i;
-
-	for (i = 0; i < count; i++) {
-		WRITE_ONCE(entry[i].gpa, g->batch[i].gpa);
-		WRITE_ONCE(entry[i].order, g->batch[i].order);
-		WRITE_ONCE(entry[i].next, i + 1 < count ? i + 1 : IMR_LIST_END);
-	}
-	WRITE_ONCE(g->page->guest.offer_head, 0);
-}
-
 static int imr_by_address(const void *a, const void *b)
 {
 	const struct imr_range *one = a, *other = b;
 
 	return one->gpa < other->gpa ? -1 : one->gpa > other->gpa;
-}
-
-static void imr_flat_write(struct imr_guest *g, unsigned int count)
-{
-	u8 *bytes = g->record.at;
-	unsigned int i;
-
-	/* The order of the host's answers. */
-	sort(g->batch, count, sizeof(g->batch[0]), imr_by_address, NULL);
-	for (i = 0; i < count; i++)
-		WRITE_ONCE(bytes[imr_flat_block(g, g->batch[i].gpa)], g->batch[i].order + 1);
-	WRITE_ONCE(g->page->guest.offer_head, imr_flat_block(g, g->batch[0].gpa));
-	WRITE_ONCE(g->page->guest.offer_last, imr_flat_last(g, &g->batch[count - 1]));
 }
 
 /**
@@ -189,30 +154,12 @@ unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsi
 	if (!n)
 		return 0;
 	if (g->record.kind == IMR_RECORD_FLAT)
-		imr_flat_write(g, n);
-	else
-		imr_list_write(g, n);
+		/* The order of the host's answers. */
+		sort(g->batch, n, sizeof(g->batch[0]), imr_by_address, NULL);
+	imr_describe(g->page, &g->record, g->batch, n);
 	imr_count(g, IMR_STAT_RANGES, n);
 	imr_count(g, IMR_STAT_PAGES_OFFERED, pages);
 	return n;
-}
-
-/**
- * imr_record_clear() - take the ranges of a batch that has ended out of the record
- * @g: the module's state
- * @count: what imr_record_write() returned
- *
- * A list is written anew for each batch, a flat record is not.
- */
-void imr_record_clear(struct imr_guest *g, unsigned int count)
-{
-	u8 *bytes = g->record.at;
-	unsigned int i;
-
-	if (g->record.kind != IMR_RECORD_FLAT)
-		return;
-	for (i = 0; i < count; i++)
-		WRITE_ONCE(bytes[imr_flat_block(g, g->batch[i].gpa)], 0);
 }
 
 /**
@@ -226,7 +173,7 @@ void imr_record_settle(struct imr_guest *g, unsigned int count)
 
 	for (i = 0; i < count; i++) {
 		const struct imr_range *range = &g->batch[i];
-		u8 result = READ_ONCE(g->page->host.results[i]);
+		u8 result = imr_result(g->page, i);
 		enum imr_stat stat;
 
 		switch (result) {

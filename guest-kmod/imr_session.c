@@ -91,24 +91,14 @@ void imr_kick_work(struct work_struct *work)
 	mutex_unlock(&g->lock);
 }
 
-static void imr_fill_guest_half(struct imr_guest *g, void *page, struct imr_record *record)
+static u64 imr_cookie(void)
 {
-	struct imr_guest_half *half = page;
 	u64 cookie;
 
 	do {
 		cookie = get_random_u64();
 	} while (!cookie);
-
-	half->abi_version = IMR_ABI_VERSION;
-	half->record_kind = record->kind;
-	half->cookie = cookie;
-	half->own_gpa = virt_to_phys(page);
-	half->record_gpa = virt_to_phys(record->at);
-	half->record_size = record->size;
-	half->flat_order = record->kind == IMR_RECORD_FLAT ? g->order : 0;
-	/* The page is valid from here on, so this comes last. */
-	virt_store_release(&half->magic, IMR_MAGIC);
+	return cookie;
 }
 
 /**
@@ -132,7 +122,7 @@ int imr_start(struct imr_guest *g)
 	err = imr_record_alloc(g, &record);
 	if (err)
 		goto err_free_page;
-	imr_fill_guest_half(g, page, &record);
+	imr_page_fill(page, virt_to_phys(page), imr_cookie(), &record);
 
 	mutex_lock(&g->lock);
 	g->page = page;

@@ -1,5 +1,6 @@
-//! The guest's side of one batch after the other: the steps of guest-kmod/imr_offer.c, each named after its function
-//! there, with its ordering. The state is a value, so that a snapshot can keep it and a loadvm bring it back.
+//! The guest's side of one batch after the other: the steps of guest-kmod/imr_handshake.c and imr_offer.c, each named
+//! after its function there, with its ordering. The state is a value, so that a snapshot can keep it and a loadvm bring
+//! it back.
 
 use imr_common::guest_abi::RESULT_RECLAIMED;
 use loom::sync::atomic::{Ordering, fence};

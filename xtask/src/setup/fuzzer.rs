@@ -35,18 +35,18 @@ pub(super) fn install() -> Result<()> {
     Ok(())
 }
 
-/// Whether the compiler that runs us comes with AddressSanitizer's run-time library.
-pub(crate) fn has_address_sanitizer() -> bool {
+/// Whether the compiler that runs us comes with the run-time library of a sanitizer: `asan`, `tsan`.
+pub(crate) fn has_sanitizer(short: &str) -> bool {
     let mut command = Command::new("rustc");
     process::forget_calling_cargo(&mut command).args(["--print", "target-libdir"]);
     let Some(said) = process::probe(keep_toolchain(&mut command)) else { return false };
     let Ok(mut entries) = Path::new(said.trim()).read_dir() else { return false };
-    entries.any(|entry| entry.is_ok_and(|entry| is_address_sanitizer(&entry.file_name().to_string_lossy())))
+    entries.any(|entry| entry.is_ok_and(|entry| is_sanitizer(&entry.file_name().to_string_lossy(), short)))
 }
 
 /// Its name has the toolchain's in it: `librustc-stable_rt.asan.a`.
-fn is_address_sanitizer(name: &str) -> bool {
-    name.starts_with("librustc-") && name.ends_with("_rt.asan.a")
+fn is_sanitizer(name: &str, short: &str) -> bool {
+    name.starts_with("librustc-") && name.ends_with(&format!("_rt.{short}.a"))
 }
 
 fn root() -> Option<PathBuf> {
@@ -59,9 +59,9 @@ mod tests {
 
     #[test]
     fn the_sanitizer_of_any_toolchain_is_known() {
-        assert!(is_address_sanitizer("librustc-stable_rt.asan.a"));
-        assert!(is_address_sanitizer("librustc-nightly_rt.asan.a"));
-        assert!(!is_address_sanitizer("librustc-stable_rt.msan.a"));
-        assert!(!is_address_sanitizer("libstd-d1237ef7159db0a2.rlib"));
+        assert!(is_sanitizer("librustc-stable_rt.asan.a", "asan"));
+        assert!(is_sanitizer("librustc-nightly_rt.tsan.a", "tsan"));
+        assert!(!is_sanitizer("librustc-stable_rt.msan.a", "asan"));
+        assert!(!is_sanitizer("libstd-d1237ef7159db0a2.rlib", "asan"));
     }
 }

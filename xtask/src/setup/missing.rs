@@ -94,6 +94,7 @@ fn of(need: Need) -> Vec<Missing> {
         Need::Testbed => testbed(),
         Need::Fuzz => fuzz(),
         Need::Proof => proof(),
+        Need::Stress => stress(),
         Need::Deb => deb(),
         Need::Package => package(),
     }
@@ -203,6 +204,10 @@ fn testbed() -> Vec<Missing> {
 fn proof() -> Vec<Missing> {
     const FOR: &str = "checking the handshake's models";
     programs(&[("spin", "spin", FOR), ("cc", "gcc", FOR)])
+}
+
+fn stress() -> Vec<Missing> {
+    programs(&[("cc", "gcc", "building the module's handshake for user space")])
 }
 
 fn deb() -> Vec<Missing> {

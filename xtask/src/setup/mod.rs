@@ -23,7 +23,7 @@ use apt::{Apt, BACKPORTS, NotRoot};
 use missing::{Missing, Remedy};
 
 pub(crate) use checkpatch::find as checkpatch;
-pub(crate) use fuzzer::{find as cargo_fuzz, has_address_sanitizer};
+pub(crate) use fuzzer::{find as cargo_fuzz, has_sanitizer};
 pub(crate) use kernels::{KernelFiles, headers};
 pub(crate) use missing::MissingPrerequisite;
 pub(crate) use roots::{Root, find as root_archive};
@@ -42,6 +42,8 @@ pub(crate) enum Need {
     Fuzz,
     /// Check the handshake's models.
     Proof,
+    /// Build the handshake's stress test.
+    Stress,
     /// Pack the guest module's source as a Debian package.
     Deb,
     /// Install that package in other Debians, and check the module's source.
@@ -50,8 +52,16 @@ pub(crate) enum Need {
 
 impl Need {
     /// Everything.
-    const ALL: [Self; 7] =
-        [Self::Ebpf, Self::Kmod, Self::Testbed, Self::Fuzz, Self::Proof, Self::Deb, Self::Package];
+    const ALL: [Self; 8] = [
+        Self::Ebpf,
+        Self::Kmod,
+        Self::Testbed,
+        Self::Fuzz,
+        Self::Proof,
+        Self::Stress,
+        Self::Deb,
+        Self::Package,
+    ];
 }
 
 /// Arguments of `cargo xtask setup`.

@@ -56,7 +56,7 @@ fn arguments(ring: Ring) -> &'static [&'static [&'static str]] {
         // A model checker is worth its compiler's while.
         Ring::Proof => &[&["--release", "--package", "imr-tests", "--test", "proof"]],
         Ring::Privileged => &[&["--package", "imr-tests", "--test", "privileged"]],
-        Ring::Package | Ring::Fuzz | Ring::Vm | Ring::Soak => &[],
+        Ring::Stress | Ring::Package | Ring::Fuzz | Ring::Vm | Ring::Soak => &[],
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn run(filter: Option<&str>, time: Duration) -> Result<Tally> {
 fn build(project: &Path) -> Result<PathBuf> {
     let cargo_fuzz = setup::cargo_fuzz().context("cargo-fuzz was there a moment ago")?;
     let target_dir = cache::target_dir().join("fuzz");
-    let sanitizer = if setup::has_address_sanitizer() { "address" } else { "none" };
+    let sanitizer = if setup::has_sanitizer("asan") { "address" } else { "none" };
     if sanitizer == "none" {
         println!("fuzz: this toolchain has no AddressSanitizer; the targets run without");
     }

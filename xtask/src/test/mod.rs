@@ -9,6 +9,7 @@ mod package;
 mod scenarios;
 mod second_try;
 mod soak;
+mod stress;
 mod tally;
 mod vm;
 
@@ -32,6 +33,8 @@ pub(crate) enum Ring {
     Replay,
     /// The handshake's models, by loom and SPIN
     Proof,
+    /// The handshake's own code of both sides, raced under the sanitizers
+    Stress,
     /// The guest module's package, installed in other Debians; sparse and checkpatch on its source
     Package,
     /// The real programs on this machine's kernel, as root
@@ -46,11 +49,12 @@ pub(crate) enum Ring {
 
 impl Ring {
     /// Those that run when none is named.
-    const DEFAULT: [Self; 9] = [
+    const DEFAULT: [Self; 10] = [
         Self::Unit,
         Self::Abi,
         Self::Replay,
         Self::Proof,
+        Self::Stress,
         Self::Package,
         Self::Privileged,
         Self::Fuzz,
@@ -65,6 +69,7 @@ impl Ring {
             Self::Abi => "abi",
             Self::Replay => "replay",
             Self::Proof => "proof",
+            Self::Stress => "stress",
             Self::Package => "package",
             Self::Privileged => "privileged",
             Self::Fuzz => "fuzz",
@@ -89,7 +94,10 @@ pub(crate) struct Args {
     /// The same in minutes; ring soak: how long guests churn [default: 3]
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1440))]
     minutes: Option<u64>,
-    /// Ring soak: repeat what this seed brought about [default: another one each time]
+    /// Ring stress: batches of each program [default: 100000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    batches: Option<u64>,
+    /// Rings soak and stress: repeat what this seed brought about [default: another one each time]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..1 << 31))]
     seed: Option<u32>,
 }
@@ -119,6 +127,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for ring in rings {
         println!("== {}", ring.as_str());
         let mut tally = match ring {
+            Ring::Stress => stress::run(filter, args.batches.unwrap_or(stress::DEFAULT_BATCHES), args.seed)?,
             Ring::Package => package::run(filter)?,
             Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
             Ring::Vm => vm::run(filter)?,
