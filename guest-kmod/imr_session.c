@@ -107,6 +107,8 @@ static void imr_fill_guest_half(struct imr_guest *g, void *page, struct imr_reco
 	half->record_gpa = virt_to_phys(record->at);
 	half->record_size = record->size;
 	half->flat_order = record->kind == IMR_RECORD_FLAT ? g->order : 0;
+	half->offer_order = g->order;
+	half->compacts = g->compacts;
 	/* The page is valid from here on, so this comes last. */
 	virt_store_release(&half->magic, IMR_MAGIC);
 }
@@ -257,6 +259,7 @@ int imr_stop(struct imr_guest *g, enum imr_why why)
 
 	cancel_delayed_work_sync(&g->kick_work);
 	cancel_delayed_work_sync(&g->hello_work);
+	cancel_delayed_work_sync(&g->compact_work);
 	/* With a batch that does not end it waits for that, and then finds the phase. */
 	if (closed)
 		cancel_delayed_work_sync(&g->sweep_work);

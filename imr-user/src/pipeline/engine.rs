@@ -7,6 +7,7 @@ mod asks;
 mod baselines;
 mod commands;
 mod follow;
+mod free_memory;
 mod pageouts;
 mod pressure;
 
@@ -323,8 +324,12 @@ impl Engine {
             vm.mappings_changed = true;
             vm.dirty = true;
         }
+        let hello = matches!(report, Report::Hello { .. });
         if let Some(happened) = reports::apply(vm, &self.tables, &mut self.log, report) {
             self.tell(Some(id), happened);
+        }
+        if hello {
+            self.follow_free_memory(id);
         }
     }
 

@@ -4,6 +4,7 @@
 //! `observe` and `immediate` need no more than the offer; `pressure` ([`pressure`]) also goes by the host's memory, by
 //! what was taken before and by what that cost.
 
+pub mod compact;
 pub mod free_since;
 pub mod idle;
 pub mod plan;
