@@ -10,7 +10,7 @@
  *	host_fresh	1 when it answers, so batches are offered
  *	want_pages	4 KiB pages that the host would like to have
  *	answered_ms	milliseconds since an answer was last seen; -1: never
- *	compact_pages	4 KiB pages of small free blocks that it would like to have made part of large ones
+ *	compact_pages	4 KiB pages of small free blocks that it would like made part of large ones
  *	want_seq	number of the host's newest request that was taken up
  *	sweeping	1 while it is being served
  *	sweep_stopped_by what ended the last one: 0 nothing yet, 1 enough was offered, 2 there was

@@ -182,7 +182,8 @@ enum imr_sweep_end {
  * @want_attach: the host's attach_id when its newest request was taken up; 0: none was
  * @want_seq: the number of that request
  * @want_pages: 4 KiB pages that it asks for by now; 0: none any more
- * @compact_attach: the host's attach_id when its newest request to compact was taken up; 0: none was
+ * @compact_attach: the host's attach_id when its newest request to compact was taken up;
+ *	0: none was
  * @compact_seq: the number of that request
  * @compact_pages: 4 KiB pages that it asks for by now; 0: none any more
  * @host_fresh: imr_look()'s last verdict, to see it change
