@@ -31,6 +31,8 @@ say "fragmented: $left MiB reclaimable now, $stranded MiB stranded; by its buddy
 need "what is held and what is stranded is not reclaimable, MiB" "$left" -le $((whole - HELD + 24))
 need "the guest counts as much in small blocks, MiB" $((own - stranded)) -le 16
 need "the guest counts as much in small blocks, MiB" $((stranded - own)) -le 16
+imr vms
+need "imr vms says so, too, MiB" $(($(field_of_vm 1 free_memory.all.stranded_bytes) / MIB - stranded)) -le 16
 need "it was not asked to compact" "$(stat_of 1 compactions)" -eq 0
 need "nothing is refused" "$(count event=refused)" -eq 0
 imr_stop

@@ -144,7 +144,7 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
             vm.guest,
             vm.ram_bytes / MIB,
             vm.guest_free_bytes / MIB,
-            vm.free_memory.map_or("-".to_owned(), |free| (free.stranded_bytes / MIB).to_string()),
+            vm.free_memory.map_or("-".to_owned(), |free| (free.all.stranded_bytes / MIB).to_string()),
             vm.reclaimed_bytes / MIB,
             vm.done,
             vm.backend

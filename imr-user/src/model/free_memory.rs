@@ -57,7 +57,7 @@ pub struct FreeParts {
 }
 
 /// Free memory of each kind of zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FreeZones {
     /// The first 16 MiB.
     pub dma: FreeParts,
@@ -70,7 +70,7 @@ pub struct FreeZones {
 }
 
 /// Free memory of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FreeMemory {
     /// The guest offers blocks of `4 KiB << order` and larger.
     pub order: u32,
