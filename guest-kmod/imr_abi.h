@@ -15,7 +15,7 @@
  * Version of everything in this file. Host and guest refuse each other unless
  * it is equal.
  */
-#define IMR_ABI_VERSION 4U
+#define IMR_ABI_VERSION 5U
 
 /*
  * Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the
@@ -206,6 +206,14 @@
  *   IMR_MAX_OFFER_ORDER; zero with a list.
  * @offer_last: Where to end: of a flat record the number of the last block
  *   that the offer has any part of, which begins in RAM; zero with a list.
+ * @offer_order: Smallest order of a range that is offered: free memory in
+ *   smaller blocks is stranded until they grow together.
+ * @compacts: 1: the guest serves requests to compact; 0: it does not.
+ * @zone_kept_pages: Free pages in blocks of offer_order and above that are
+ *   not offered, because their zones have too little free memory, per kind of
+ *   zone, 4 KiB pages.
+ * @compacted_blocks: Blocks of offer_order that were made free by moving what
+ *   was used of them, since the module was loaded.
  * @reserved: Zero.
  */
 struct imr_guest_half {
@@ -228,7 +236,11 @@ struct imr_guest_half {
 	__u32 zone_free_blocks[IMR_ZONE_FREE_ORDERS];
 	__u32 flat_order;
 	__u32 offer_last;
-	__u64 reserved[194];
+	__u32 offer_order;
+	__u32 compacts;
+	__u64 zone_kept_pages[IMR_FREE_ZONES];
+	__u64 compacted_blocks;
+	__u64 reserved[188];
 };
 
 static_assert(offsetof(struct imr_guest_half, magic) == 0);
@@ -250,7 +262,11 @@ static_assert(offsetof(struct imr_guest_half, free_blocks) == 104);
 static_assert(offsetof(struct imr_guest_half, zone_free_blocks) == 232);
 static_assert(offsetof(struct imr_guest_half, flat_order) == 488);
 static_assert(offsetof(struct imr_guest_half, offer_last) == 492);
-static_assert(offsetof(struct imr_guest_half, reserved) == 496);
+static_assert(offsetof(struct imr_guest_half, offer_order) == 496);
+static_assert(offsetof(struct imr_guest_half, compacts) == 500);
+static_assert(offsetof(struct imr_guest_half, zone_kept_pages) == 504);
+static_assert(offsetof(struct imr_guest_half, compacted_blocks) == 536);
+static_assert(offsetof(struct imr_guest_half, reserved) == 544);
 static_assert(sizeof(struct imr_guest_half) == 2048);
 
 /**
@@ -276,6 +292,15 @@ static_assert(sizeof(struct imr_guest_half) == 2048);
  *   a new request, ends it before. The guest looks when it sees an answered
  *   call, so within IMR_HELLO_ATTACHED_MS. The host leaves both fields as they
  *   are when a request has been served.
+ * @compact_pages: 4 KiB pages of free memory in blocks smaller than
+ *   offer_order that request compact_seq asks to be made part of larger ones;
+ *   zero: none, and a request that is being served ends. Written before
+ *   compact_seq.
+ * @compact_seq: Number of the host's newest request to compact; zero: none. A
+ *   guest that has compacts serves each pair of attach_id and compact_seq once:
+ *   it moves what is used in blocks that are free in part to other places,
+ *   until the blocks that are free then add up to compact_pages, there are no
+ *   more, or it has taken long enough.
  * @results: Answer for range i of offer done_seq, in the order of the list,
  *   or of the blocks of a flat record.
  * @reserved: Zero.
@@ -290,8 +315,10 @@ struct imr_host_half {
 	__u64 abandon_seq;
 	__u64 want_pages;
 	__u64 want_seq;
+	__u64 compact_pages;
+	__u64 compact_seq;
 	__u8 results[IMR_MAX_RANGES];
-	__u64 reserved[216];
+	__u64 reserved[214];
 };
 
 static_assert(offsetof(struct imr_host_half, attach_id) == 0);
@@ -303,8 +330,10 @@ static_assert(offsetof(struct imr_host_half, done_seq) == 32);
 static_assert(offsetof(struct imr_host_half, abandon_seq) == 40);
 static_assert(offsetof(struct imr_host_half, want_pages) == 48);
 static_assert(offsetof(struct imr_host_half, want_seq) == 56);
-static_assert(offsetof(struct imr_host_half, results) == 64);
-static_assert(offsetof(struct imr_host_half, reserved) == 320);
+static_assert(offsetof(struct imr_host_half, compact_pages) == 64);
+static_assert(offsetof(struct imr_host_half, compact_seq) == 72);
+static_assert(offsetof(struct imr_host_half, results) == 80);
+static_assert(offsetof(struct imr_host_half, reserved) == 336);
 static_assert(sizeof(struct imr_host_half) == 2048);
 
 /**

@@ -7,6 +7,7 @@
 #define IMR_COMPAT_H
 
 #include <linux/delay.h>
+#include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/mmzone.h>
 #include <linux/page_reporting.h>
@@ -65,5 +66,28 @@ static inline struct workqueue_struct *imr_reporting_wq(struct page_reporting_de
 
 	return wq ? wq : system_freezable_wq;
 }
+
+/*
+ * Moves away what is used of the frames from @start to @end, and allocates all of them as pages of
+ * order 0. The third argument is the kind of the pageblocks up to 6.15, flags later. Without
+ * CONFIG_CONTIG_ALLOC it is declared nowhere.
+ */
+#ifdef CONFIG_CONTIG_ALLOC
+#define IMR_HAS_CONTIG	true
+static inline int imr_alloc_contig(unsigned long start, unsigned long end)
+{
+#ifdef ACR_FLAGS_NONE
+	return alloc_contig_range(start, end, ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN);
+#else
+	return alloc_contig_range(start, end, MIGRATE_MOVABLE, GFP_KERNEL | __GFP_NOWARN);
+#endif
+}
+#else
+#define IMR_HAS_CONTIG	false
+static inline int imr_alloc_contig(unsigned long start, unsigned long end)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 #endif /* IMR_COMPAT_H */

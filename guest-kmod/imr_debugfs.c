@@ -10,6 +10,7 @@
  *	host_fresh	1 when it answers, so batches are offered
  *	want_pages	4 KiB pages that the host would like to have
  *	answered_ms	milliseconds since an answer was last seen; -1: never
+ *	compact_pages	4 KiB pages of small free blocks that it would like made part of large ones
  *	want_seq	number of the host's newest request that was taken up
  *	sweeping	1 while it is being served
  *	sweep_stopped_by what ended the last one: 0 nothing yet, 1 enough was offered, 2 there was
@@ -60,6 +61,9 @@ static const char * const imr_stat_names[] = {
 	[IMR_STAT_SWEEPS]		= "sweeps",
 	[IMR_STAT_SWEPT_BLOCKS]		= "swept_blocks",
 	[IMR_STAT_SWEEP_PASSES]		= "sweep_passes",
+	[IMR_STAT_COMPACTIONS]		= "compactions",
+	[IMR_STAT_COMPACTED_BLOCKS]	= "compacted_blocks",
+	[IMR_STAT_COMPACT_FAILED]	= "compact_failed",
 	[IMR_STAT_WAIT_US_TOTAL]	= "wait_us_total",
 	[IMR_STAT_WAIT_US_MAX]		= "wait_us_max",
 };
@@ -78,6 +82,7 @@ static void imr_state_show(struct seq_file *m, struct imr_guest *g)
 	seq_printf(m, "mode %u\n", READ_ONCE(g->page->host.mode));
 	seq_printf(m, "host_fresh %d\n", g->host_fresh);
 	seq_printf(m, "want_pages %llu\n", READ_ONCE(g->page->host.want_pages));
+	seq_printf(m, "compact_pages %llu\n", READ_ONCE(g->page->host.compact_pages));
 	seq_printf(m, "want_seq %llu\n", g->want_seq);
 	seq_printf(m, "sweeping %d\n", g->sweeping);
 	seq_printf(m, "sweep_stopped_by %d\n", g->sweep_end);

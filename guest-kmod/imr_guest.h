@@ -48,6 +48,9 @@
  * @IMR_STAT_SWEEPS: requests of the host that were served, or begun to be
  * @IMR_STAT_SWEPT_BLOCKS: 2 MiB blocks that were made to be offered again
  * @IMR_STAT_SWEEP_PASSES: passes of page reporting that were run for it
+ * @IMR_STAT_COMPACTIONS: requests of the host to compact that were taken up
+ * @IMR_STAT_COMPACTED_BLOCKS: blocks of @order of struct imr_guest that were made free for them
+ * @IMR_STAT_COMPACT_FAILED: blocks that could not be, as something in them cannot be moved
  * @IMR_STAT_WAIT_US_TOTAL: microseconds from publishing a batch to its end, all batches
  * @IMR_STAT_WAIT_US_MAX: the longest of these
  * @IMR_STAT_COUNT: their number
@@ -80,6 +83,9 @@ enum imr_stat {
 	IMR_STAT_SWEEPS,
 	IMR_STAT_SWEPT_BLOCKS,
 	IMR_STAT_SWEEP_PASSES,
+	IMR_STAT_COMPACTIONS,
+	IMR_STAT_COMPACTED_BLOCKS,
+	IMR_STAT_COMPACT_FAILED,
 	IMR_STAT_WAIT_US_TOTAL,
 	IMR_STAT_WAIT_US_MAX,
 	IMR_STAT_COUNT
@@ -128,6 +134,7 @@ enum imr_sweep_end {
  * @hello_work: says HELLO and looks for the answer; ends itself unless @phase is IMR_UP
  * @kick_work: registers with page reporting again, because it retries nothing by itself
  * @sweep_work: has page reporting offer again what was offered before
+ * @compact_work: makes whole blocks of free memory on the host's request
  * @taken: a bit for each 2 MiB block of memory, by physical address: the host's last answer for
  *	it was that it took it. Atomic bits; NULL when there was no memory for it
  * @taken_blocks: bits in @taken; constant after load
@@ -135,6 +142,7 @@ enum imr_sweep_end {
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
  * @flat: the record is to be flat where it can be; constant after load
+ * @compacts: requests to compact are served; constant after load
  * @timeout_ns: time until a batch is withdrawn; constant after load
  * @lock: guards everything below. Never held while sleeping for the host
  * @phase: see enum imr_phase; also read without @lock, to end a wait early
@@ -150,6 +158,10 @@ enum imr_sweep_end {
  * @want_attach: the host's attach_id when its newest request was taken up; 0: none was
  * @want_seq: the number of that request
  * @want_pages: 4 KiB pages that it asks for by now; 0: none any more
+ * @compact_attach: the host's attach_id when its newest request to compact was taken up;
+ *	0: none was
+ * @compact_seq: the number of that request
+ * @compact_pages: 4 KiB pages that it asks for by now; 0: none any more
  * @host_fresh: imr_look()'s last verdict, to see it change
  * @host_beat: the host's heartbeat when last seen
  * @host_attach: the host's attach_id when last seen
@@ -167,12 +179,14 @@ struct imr_guest {
 	struct delayed_work hello_work;
 	struct delayed_work kick_work;
 	struct delayed_work sweep_work;
+	struct delayed_work compact_work;
 	unsigned long *taken;
 	unsigned long taken_blocks;
 	wait_queue_head_t batch_wait;
 	atomic64_t stats[IMR_STAT_COUNT];
 	unsigned int order;
 	bool flat;
+	bool compacts;
 	u64 timeout_ns;
 
 	struct mutex lock;	/* everything below */
@@ -188,6 +202,9 @@ struct imr_guest {
 	u64 want_attach;
 	u64 want_seq;
 	u64 want_pages;
+	u64 compact_attach;
+	u64 compact_seq;
+	u64 compact_pages;
 	bool host_fresh;
 	u64 host_beat;
 	u64 host_attach;
@@ -257,6 +274,10 @@ void imr_sweep_exit(struct imr_guest *g);
 void imr_sweep_work(struct work_struct *work);
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
 void imr_forget_taken(struct imr_guest *g);
+
+/* imr_compact.c */
+void imr_compact_work(struct work_struct *work);
+void imr_look_to_compact(struct imr_guest *g, u64 attach);
 
 /* imr_debugfs.c */
 void imr_debugfs_init(struct imr_guest *g);

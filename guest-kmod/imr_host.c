@@ -60,6 +60,7 @@ static void imr_publish_memory(struct imr_guest *g)
 {
 	struct imr_guest_half *half = &g->page->guest;
 	u64 blocks[IMR_ZONE_FREE_ORDERS] = {};
+	u64 kept[IMR_FREE_ZONES] = {};
 	u64 free = 0, reserve = 0, all;
 	unsigned int order, kind;
 	int node, i;
@@ -69,17 +70,23 @@ static void imr_publish_memory(struct imr_guest *g)
 	for_each_online_node(node) {
 		for (i = 0; i < MAX_NR_ZONES; i++) {
 			struct zone *zone = &NODE_DATA(node)->node_zones[i];
-			unsigned long zone_free;
+			unsigned long zone_free, found;
+			bool alone;
 
 			if (!populated_zone(zone))
 				continue;
 			zone_free = zone_page_state(zone, NR_FREE_PAGES);
 			free += zone_free;
-			if (imr_zone_left_alone(g, zone))
+			alone = imr_zone_left_alone(g, zone);
+			if (alone)
 				reserve += zone_free;
-			for (order = 0; order <= IMR_TOP_ORDER; order++)
-				blocks[imr_zone_kind(i) * IMR_FREE_ORDERS + order] +=
-					READ_ONCE(zone->free_area[order].nr_free);
+			kind = imr_zone_kind(i);
+			for (order = 0; order <= IMR_TOP_ORDER; order++) {
+				found = READ_ONCE(zone->free_area[order].nr_free);
+				blocks[kind * IMR_FREE_ORDERS + order] += found;
+				if (alone && order >= g->order)
+					kept[kind] += (u64)found << order;
+			}
 		}
 	}
 	WRITE_ONCE(half->total_pages, totalram_pages());
@@ -94,6 +101,9 @@ static void imr_publish_memory(struct imr_guest *g)
 		}
 		WRITE_ONCE(half->free_blocks[order], all);
 	}
+	for (kind = 0; kind < IMR_FREE_ZONES; kind++)
+		WRITE_ONCE(half->zone_kept_pages[kind], kept[kind]);
+	WRITE_ONCE(half->compacted_blocks, atomic64_read(&g->stats[IMR_STAT_COMPACTED_BLOCKS]));
 }
 
 /**
@@ -209,8 +219,10 @@ void imr_look(struct imr_guest *g)
 			g->hello_ns = 0;
 	}
 	g->host_fresh = fresh;
-	if (fresh && g->phase == IMR_UP)
+	if (fresh && g->phase == IMR_UP) {
 		imr_look_for_request(g, host.attach);
+		imr_look_to_compact(g, host.attach);
+	}
 }
 
 /**

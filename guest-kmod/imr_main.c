@@ -4,7 +4,7 @@
  *
  * Here: parameters, load, unload, sleep and reboot. Start and stop are in imr_session.c, what
  * is said to the host in imr_host.c, an offer's life in imr_offer.c, what the host asks for in
- * imr_sweep.c. The contract between the two sides is imr_abi.h.
+ * imr_sweep.c and imr_compact.c. The contract between the two sides is imr_abi.h.
  */
 #define pr_fmt(fmt) "imr: " fmt
 
@@ -34,6 +34,10 @@ MODULE_PARM_DESC(timeout_ms, "Milliseconds until an unanswered offer is withdraw
 static char *record = "list";
 module_param(record, charp, 0444);
 MODULE_PARM_DESC(record, "How offers are described: list (the default), or flat, a byte for each block of memory");
+
+static bool compact = true;
+module_param(compact, bool, 0444);
+MODULE_PARM_DESC(compact, "Whether free memory is compacted when the host asks for it (default 1)");
 
 /* The host knows one control page per guest, so there is one of this. */
 static struct imr_guest imr = {
@@ -124,6 +128,7 @@ static int __init imr_init(void)
 
 	imr.order = order;
 	imr.flat = !strcmp(record, "flat");
+	imr.compacts = compact && IMR_HAS_CONTIG;
 	/*
 	 * 6.1 takes it at each registration, 6.12 only if nobody has set page_reporting_order
 	 * before.
@@ -133,6 +138,7 @@ static int __init imr_init(void)
 	INIT_DELAYED_WORK(&imr.hello_work, imr_hello_work);
 	INIT_DELAYED_WORK(&imr.kick_work, imr_kick_work);
 	INIT_DELAYED_WORK(&imr.sweep_work, imr_sweep_work);
+	INIT_DELAYED_WORK(&imr.compact_work, imr_compact_work);
 	imr_sweep_init(&imr);
 
 	err = imr_start(&imr);

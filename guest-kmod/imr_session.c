@@ -111,17 +111,19 @@ static u64 imr_cookie(void)
  */
 int imr_start(struct imr_guest *g)
 {
+	struct imr_control_page *page;
 	struct imr_record record;
-	void *page;
 	long said;
 	int err;
 
-	page = (void *)get_zeroed_page(GFP_KERNEL);
+	page = (struct imr_control_page *)get_zeroed_page(GFP_KERNEL);
 	if (!page)
 		return -ENOMEM;
 	err = imr_record_alloc(g, &record);
 	if (err)
 		goto err_free_page;
+	page->guest.offer_order = g->order;
+	page->guest.compacts = g->compacts;
 	imr_page_fill(page, virt_to_phys(page), imr_cookie(), &record);
 
 	mutex_lock(&g->lock);
@@ -247,6 +249,7 @@ int imr_stop(struct imr_guest *g, enum imr_why why)
 
 	cancel_delayed_work_sync(&g->kick_work);
 	cancel_delayed_work_sync(&g->hello_work);
+	cancel_delayed_work_sync(&g->compact_work);
 	/* With a batch that does not end it waits for that, and then finds the phase. */
 	if (closed)
 		cancel_delayed_work_sync(&g->sweep_work);

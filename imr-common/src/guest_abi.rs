@@ -7,7 +7,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Version of everything in this file. Host and guest refuse each other unless it is equal.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Hypercall number ("IMR\x01"), in RAX. KVM knows no such number: it traces the call (`kvm_hypercall`) and
 /// returns `-KVM_ENOSYS` to a caller at CPL 0, `-KVM_EPERM` to any other
@@ -146,8 +146,17 @@ pub struct GuestHalf {
     /// Where to end: of a flat record the number of the last block that the offer has any part of, which begins in RAM;
     /// zero with a list.
     pub offer_last: u32,
+    /// Smallest order of a range that is offered: free memory in smaller blocks is stranded until they grow together.
+    pub offer_order: u32,
+    /// 1: the guest serves requests to compact; 0: it does not.
+    pub compacts: u32,
+    /// Free pages in blocks of `offer_order` and above that are not offered, because their zones have too little free
+    /// memory, per kind of zone, 4 KiB pages.
+    pub zone_kept_pages: [u64; FREE_ZONES],
+    /// Blocks of `offer_order` that were made free by moving what was used of them, since the module was loaded.
+    pub compacted_blocks: u64,
     /// Zero.
-    pub reserved: [u64; 194],
+    pub reserved: [u64; 188],
 }
 
 /// The half that only the host writes.
@@ -179,10 +188,17 @@ pub struct HostHalf {
     /// looks when it sees an answered call, so within [`HELLO_ATTACHED_MS`]. The host leaves both fields as they
     /// are when a request has been served.
     pub want_seq: u64,
+    /// 4 KiB pages of free memory in blocks smaller than `offer_order` that request `compact_seq` asks to be made part
+    /// of larger ones; zero: none, and a request that is being served ends. Written before `compact_seq`.
+    pub compact_pages: u64,
+    /// Number of the host's newest request to compact; zero: none. A guest that has `compacts` serves each pair of
+    /// `attach_id` and `compact_seq` once: it moves what is used in blocks that are free in part to other places, until
+    /// the blocks that are free then add up to `compact_pages`, there are no more, or it has taken long enough.
+    pub compact_seq: u64,
     /// Answer for range `i` of offer `done_seq`, in the order of the list, or of the blocks of a flat record.
     pub results: [u8; MAX_RANGES],
     /// Zero.
-    pub reserved: [u64; 216],
+    pub reserved: [u64; 214],
 }
 
 /// The control page.
@@ -218,8 +234,10 @@ const _: () = {
     assert!(offset_of!(GuestHalf, free_blocks) == 104);
     assert!(offset_of!(GuestHalf, zone_free_blocks) == 232);
     assert!(offset_of!(GuestHalf, flat_order) == 488);
+    assert!(offset_of!(GuestHalf, zone_kept_pages) == 504);
     assert!(MAX_OFFER_ORDER < u8::MAX as u32);
     assert!(offset_of!(HostHalf, claim_seq) == 24);
     assert!(offset_of!(HostHalf, want_seq) == 56);
-    assert!(offset_of!(HostHalf, results) == 64);
+    assert!(offset_of!(HostHalf, compact_seq) == 72);
+    assert!(offset_of!(HostHalf, results) == 80);
 };

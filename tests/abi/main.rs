@@ -71,6 +71,10 @@ fn guest_half() -> Verdict {
         zone_free_blocks,
         flat_order,
         offer_last,
+        offer_order,
+        compacts,
+        zone_kept_pages,
+        compacted_blocks,
         reserved
     )
 }
@@ -88,6 +92,8 @@ fn host_half() -> Verdict {
         abandon_seq,
         want_pages,
         want_seq,
+        compact_pages,
+        compact_seq,
         results,
         reserved
     )

@@ -35,7 +35,7 @@ pub(crate) fn run(world: &World, calls: &Receiver<Option<Call>>, heard: &Sender<
 
 /// Who answers.
 pub(crate) fn identity(attach_id: u64) -> HostIdentity {
-    HostIdentity { attach_id, mode: MODE_RECLAIMING, want: Want::default() }
+    HostIdentity { attach_id, mode: MODE_RECLAIMING, want: Want::default(), compact: Want::default() }
 }
 
 impl Process {

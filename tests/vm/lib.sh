@@ -138,6 +138,14 @@ hold() {
         cat /tmp/$2.out; [ -e /tmp/$2.ready ]" || fail "guest $1: cannot fill $3 MiB"
 }
 
+# fragment N NAME MIB|auto: as hold, and every second page is free; `release N NAME` ends and verifies it.
+fragment() {
+    guest run -t 20 "$1" "rm -f /tmp/$2.*; (imr-testtool fragment --mib $3 --ready /tmp/$2.ready --until /tmp/$2.go \
+        >/tmp/$2.out 2>&1; echo \$? >/tmp/$2.status) &" || fail "guest $1: cannot begin to fragment"
+    guest run -t 120 "$1" "until [ -e /tmp/$2.ready ] || [ -e /tmp/$2.status ]; do usleep 20000; done; \
+        cat /tmp/$2.out; [ -e /tmp/$2.ready ]" || fail "guest $1: cannot fragment $3 MiB"
+}
+
 # rewrite N NAME: verifies all of it and writes another pattern.
 rewrite() {
     guest run -t 120 "$1" "touch /tmp/$2.rewrite; while [ -e /tmp/$2.rewrite ] && [ ! -e /tmp/$2.status ]; do \

@@ -25,6 +25,8 @@ pub(crate) struct Args {
 enum Bench {
     /// What imr-top costs with 100 guests of 64 GiB, how long a frame takes, how fast keys are
     View(ViewArgs),
+    /// The list and the flat record side by side: guest instructions, host time and memory, for guests of 1 GiB to 1 TiB
+    Records(RecordsArgs),
     /// What imr's host side costs beside the bare system calls, what its probes cost a guest, what swap and KSM take;
     /// needs root and /dev/kvm
     Reclaim(ReclaimArgs),
@@ -38,6 +40,13 @@ struct ViewArgs {
     /// How long the cost is measured, and how long keys are pressed
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct RecordsArgs {
+    /// End with one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +74,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Bench::View(view) => {
             command.args(["--bench", "view", "--", "--seconds", &view.seconds.to_string()]);
             command.args(view.json.then_some("--json"));
+        }
+        Bench::Records(records) => {
+            command.args(["--bench", "records", "--"]);
+            command.args(records.json.then_some("--json"));
         }
         Bench::Reclaim(reclaim) => {
             let built = build_user::release_binaries()?;

@@ -120,14 +120,23 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     writeln!(
         out,
-        "\n{:>4} {:>8}  {:<20} {:<10} {:<10} {:>9} {:>9} {:>13} {:>7}  BACKEND",
-        "ID", "PID", "NAME", "POLICY", "MODULE", "RAM MiB", "FREE MiB", "RECLAIMED MiB", "DONE"
+        "\n{:>4} {:>8}  {:<20} {:<10} {:<10} {:>9} {:>9} {:>12} {:>13} {:>7}  BACKEND",
+        "ID",
+        "PID",
+        "NAME",
+        "POLICY",
+        "MODULE",
+        "RAM MiB",
+        "FREE MiB",
+        "STRANDED MiB",
+        "RECLAIMED MiB",
+        "DONE"
     )?;
     for vm in vms {
         let why = vm.why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
         writeln!(
             out,
-            "{:>4} {:>8}  {:<20} {:<10} {:<10} {:>9} {:>9} {:>13} {:>7}  {}{why}",
+            "{:>4} {:>8}  {:<20} {:<10} {:<10} {:>9} {:>9} {:>12} {:>13} {:>7}  {}{why}",
             vm.id,
             vm.pid,
             vm.name,
@@ -135,6 +144,7 @@ fn table(out: &mut impl Write, status: &Status) -> io::Result<()> {
             vm.guest,
             vm.ram_bytes / MIB,
             vm.guest_free_bytes / MIB,
+            vm.free_memory.map_or("-".to_owned(), |free| (free.all.stranded_bytes / MIB).to_string()),
             vm.reclaimed_bytes / MIB,
             vm.done,
             vm.backend

@@ -56,6 +56,7 @@ impl PolicyArgs {
             pageout: self.pageout.unwrap_or(file.pageout),
             dry_run: self.dry_run.unwrap_or(file.dry_run),
             ctl: file.ctl,
+            compact: file.compact,
             pressure: file.pressure,
         }
     }

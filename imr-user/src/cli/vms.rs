@@ -1,13 +1,20 @@
 //! `imr vms`: the VMs that run now, once.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::model::free_memory::FreeMemory;
 use crate::model::pageout::PageoutState;
 use crate::model::snapshot::{PolicyName, Snapshot};
+use crate::pipeline::ctl::protocol::{Answer, Request};
+use crate::pipeline::ctl::{Client, DEFAULT_PATH};
 use crate::pipeline::{self, Allowed, Config};
 
 /// Arguments of `imr vms`.
@@ -28,6 +35,8 @@ pub struct VmsArgs {
 }
 
 const MIB: u64 = 1 << 20;
+/// A running imr answers in milliseconds; one that is stopped, not at all.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints the VMs.
 ///
@@ -36,6 +45,7 @@ const MIB: u64 = 1 << 20;
 pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio runtime")?;
+    let running = ask_running();
     runtime.block_on(async {
         let mut handle = pipeline::spawn(Config {
             policy: PolicyName::Observe,
@@ -49,15 +59,39 @@ pub fn run(args: &VmsArgs) -> anyhow::Result<ExitCode> {
         handle.ask_to_stop();
         handle.join()?;
         let Ok(snapshot) = snapshot else { bail!("the pipeline ended without a snapshot") };
+        let mut snapshot = Snapshot::clone(&snapshot);
+        add_free_memory(&mut snapshot, &running);
         let mut out = io::stdout().lock();
         if args.json {
-            serde_json::to_writer(&mut out, snapshot.as_ref()).map_err(io::Error::from)?;
+            serde_json::to_writer(&mut out, &snapshot).map_err(io::Error::from)?;
             writeln!(out)?;
         } else {
             table(&mut out, &snapshot)?;
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Has the imr that answers guests, if there is one, say how it is.
+fn ask_running() -> Receiver<Answer> {
+    let (sender, answers) = channel();
+    thread::spawn(move || {
+        let client = Client::connect(Path::new(DEFAULT_PATH));
+        // Without one, or with one that does not answer, there is nothing to add.
+        if let Ok(answer) = client.and_then(|mut client| client.ask(&Request::Status)) {
+            let _ = sender.send(answer);
+        }
+    });
+    answers
+}
+
+/// What guests say only the one knows who answers them.
+fn add_free_memory(snapshot: &mut Snapshot, running: &Receiver<Answer>) {
+    let Ok(Answer::Status(status)) = running.recv_timeout(PATIENCE) else { return };
+    for vm in &mut snapshot.vms {
+        let known = status.vms.iter().find(|known| known.pid == vm.pid.get());
+        vm.free_memory = known.and_then(|known| known.free_memory);
+    }
 }
 
 fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
@@ -81,6 +115,16 @@ fn table(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
             PageoutState::Waiting { reason: guard, why } | PageoutState::Forbidden { guard, why } => {
                 writeln!(out, "          pageout    none ({guard}: {why})")?;
             }
+        }
+        if let Some(FreeMemory { all, .. }) = &vm.free_memory {
+            writeln!(
+                out,
+                "          free       {} MiB: {} reclaimable now, {} stranded by fragmentation, {} kept by the guest",
+                all.free_bytes / MIB,
+                all.reclaimable_bytes / MIB,
+                all.stranded_bytes / MIB,
+                all.kept_bytes / MIB
+            )?;
         }
         for slot in &vm.slots {
             let writable = if slot.readonly { "ro" } else { "rw" };

@@ -58,6 +58,14 @@ pub struct GuestStatistics {
     pub free_blocks: [u64; FREE_ORDERS],
     /// The same per kind of zone (`ZONE_*`), each at most 2^32 - 1.
     pub zone_free_blocks: [[u32; FREE_ORDERS]; FREE_ZONES],
+    /// Smallest order that is offered.
+    pub offer_order: u32,
+    /// Free pages in blocks of that order and above that are not offered, per kind of zone.
+    pub zone_kept_pages: [u64; FREE_ZONES],
+    /// Whether it serves requests to compact.
+    pub compacts: bool,
+    /// Blocks that it has made free so.
+    pub compacted_blocks: u64,
 }
 
 /// The fields of the host half.
@@ -79,6 +87,10 @@ pub struct HostFields {
     pub want_pages: u64,
     /// Number of the request.
     pub want_seq: u64,
+    /// Pages that the request to compact asks for.
+    pub compact_pages: u64,
+    /// Number of that.
+    pub compact_seq: u64,
 }
 
 /// Why a page is not a control page that this host can use.
@@ -182,6 +194,12 @@ impl GuestFields {
                 reserve_pages: u64_at(bytes, offset_of!(GuestHalf, reserve_pages)),
                 free_blocks,
                 zone_free_blocks,
+                offer_order: u32_at(bytes, offset_of!(GuestHalf, offer_order)),
+                zone_kept_pages: std::array::from_fn(|zone| {
+                    u64_at(bytes, offset_of!(GuestHalf, zone_kept_pages) + zone * 8)
+                }),
+                compacts: u32_at(bytes, offset_of!(GuestHalf, compacts)) == 1,
+                compacted_blocks: u64_at(bytes, offset_of!(GuestHalf, compacted_blocks)),
             },
         }
     }
@@ -272,6 +290,8 @@ impl HostFields {
             abandon_seq: u64_at(bytes, offset_of!(HostHalf, abandon_seq)),
             want_pages: u64_at(bytes, offset_of!(HostHalf, want_pages)),
             want_seq: u64_at(bytes, offset_of!(HostHalf, want_seq)),
+            compact_pages: u64_at(bytes, offset_of!(HostHalf, compact_pages)),
+            compact_seq: u64_at(bytes, offset_of!(HostHalf, compact_seq)),
         }
     }
 }

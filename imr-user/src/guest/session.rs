@@ -24,6 +24,8 @@ pub struct HostIdentity {
     pub mode: u32,
     /// The newest request. It stays in the page when it has been served; the guest knows by its number.
     pub want: Want,
+    /// The newest request to compact; the same.
+    pub compact: Want,
 }
 
 /// How a HELLO was taken.
@@ -291,6 +293,8 @@ impl Session {
             mode: host.mode,
             want_pages: host.want.pages,
             want_seq: host.want.seq,
+            compact_pages: host.compact.pages,
+            compact_seq: host.compact.seq,
             attach_id: host.attach_id,
             heartbeat: before.heartbeat.wrapping_add(1),
             ..before
@@ -302,6 +306,8 @@ impl Session {
         for (offset, before, after) in [
             (offset_of!(HostHalf, want_pages), before.want_pages, after.want_pages),
             (offset_of!(HostHalf, want_seq), before.want_seq, after.want_seq),
+            (offset_of!(HostHalf, compact_pages), before.compact_pages, after.compact_pages),
+            (offset_of!(HostHalf, compact_seq), before.compact_seq, after.compact_seq),
             (offset_of!(HostHalf, attach_id), before.attach_id, after.attach_id),
             (offset_of!(HostHalf, heartbeat), before.heartbeat, after.heartbeat),
         ] {

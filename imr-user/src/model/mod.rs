@@ -7,6 +7,7 @@ pub mod backing;
 pub mod block;
 pub mod blocks;
 pub mod decision;
+pub mod free_memory;
 pub mod ids;
 pub mod latency;
 pub mod life;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::block::BlockState;
 use super::blocks::BlockMap;
 use super::decision::Decision;
+use super::free_memory::FreeMemory;
 use super::ids::{BlockId, Gfn, Hva, Pid, VmId};
 use super::latency::StageSummaries;
 use super::life::LifeStep;
@@ -202,6 +203,10 @@ pub struct VmSnapshot {
     pub free_held_bytes: u64,
     /// Bytes that the guest says are free (its own statistics; 0 without the module).
     pub guest_free_bytes: u64,
+    /// What that free memory is good for; null without the module, and where its word makes no sense.
+    pub free_memory: Option<FreeMemory>,
+    /// Times that the guest was asked to compact, since the start.
+    pub compact_requests: u64,
     /// Bytes offered since the start.
     pub offered_bytes: u64,
     /// Bytes reclaimed since the start, measured by what came back.
@@ -287,6 +292,8 @@ pub struct OfferCounters {
     pub stale_calls: u64,
     /// HELLOs and offers that did not make sense (bad page, bad list).
     pub malformed: u64,
+    /// HELLOs whose statistics of free memory did not make sense, and were left out.
+    pub bad_statistics: u64,
     /// Resets and restores of the VM.
     pub resets: u64,
 }

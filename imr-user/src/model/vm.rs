@@ -5,6 +5,7 @@
 
 use super::block::{GuestClaim, HostFact, Residency};
 use super::blocks::BlockMap;
+use super::free_memory::FreeMemory;
 use super::ids::{BlockId, FRAME_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use super::latency::Stages;
 use super::pageout::Pageout;
@@ -70,6 +71,10 @@ pub struct VmModel {
     pub stages: Stages,
     /// Free memory by the guest's own statistics, bytes.
     pub guest_free_bytes: u64,
+    /// What it is good for.
+    pub free_memory: Option<FreeMemory>,
+    /// Times that the guest was asked to compact.
+    pub compact_requests: u64,
     /// Offered since the start, bytes.
     pub offered_bytes: u64,
     /// Given back since the start as measured, bytes.
@@ -102,6 +107,8 @@ impl VmModel {
             returns: ReturnCounters::default(),
             stages: Stages::default(),
             guest_free_bytes: 0,
+            free_memory: None,
+            compact_requests: 0,
             offered_bytes: 0,
             reclaimed_bytes: 0,
             pressure: VmPressure::default(),
@@ -320,6 +327,8 @@ impl VmModel {
             idle_bytes: of(HostFact::Idle).resident_bytes(),
             free_held_bytes: self.cross.sum(|claim, _| claim == GuestClaim::Free).resident_bytes(),
             guest_free_bytes: self.guest_free_bytes,
+            free_memory: self.free_memory,
+            compact_requests: self.compact_requests,
             offered_bytes: self.offered_bytes,
             reclaimed_bytes: self.reclaimed_bytes,
             reclaimed_now_bytes: of(HostFact::Reclaimed).bytes(),

@@ -178,6 +178,7 @@ pub(super) fn worker_of(
         reports: sender,
         session: None,
         request: Request::default(),
+        compaction: Request::default(),
         _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd)?,
         sees_unmaps: false,
         watch: HazardWatch::new(vmm, hazards),

@@ -7,6 +7,7 @@ mod asks;
 mod baselines;
 mod commands;
 mod follow;
+mod free_memory;
 mod pageouts;
 mod pressure;
 
@@ -323,12 +324,16 @@ impl Engine {
             vm.mappings_changed = true;
             vm.dirty = true;
         }
+        let hello = matches!(report, Report::Hello { .. });
         let told = vm.quota.admits(&report, clock::monotonic_ns());
         let mut untold = DecisionLog::default();
         let log = if told { &mut self.log } else { &mut untold };
         match reports::apply(vm, &self.tables, log, report) {
             Some(happened) if told => self.tell(Some(id), happened),
             _ => {}
+        }
+        if hello {
+            self.follow_free_memory(id);
         }
     }
 

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use doctor::{Feature, FeatureState, examine};
 
-/// Settings of policy pressure, for configurations.
+/// Settings of policy pressure and of compaction, for configurations.
 pub use crate::policy::settings;
 
 use crate::ingest::IngestError;
@@ -44,7 +44,7 @@ use crate::model::snapshot::{BlockDetail, PolicyName, Snapshot};
 pub use crate::reclaim::choose::Allowed;
 use command::Command;
 use record::Record;
-use settings::Settings;
+use settings::{CompactSettings, Settings};
 
 /// Shortest time between two snapshots.
 pub const DELAY_LEAST: Duration = Duration::from_millis(100);
@@ -71,6 +71,8 @@ pub struct Config {
     pub debug_bpf: bool,
     /// What policy pressure goes by.
     pub pressure: Settings,
+    /// When guests are asked to compact.
+    pub compact: CompactSettings,
     /// Push idle memory of guests without the module out to swap.
     pub pageout: bool,
     /// For tests: stop at a step of an offer.
@@ -88,6 +90,7 @@ impl Default for Config {
             delay: Duration::from_secs(1),
             debug_bpf: false,
             pressure: Settings::default(),
+            compact: CompactSettings::default(),
             pageout: false,
             stop_at: None,
         }

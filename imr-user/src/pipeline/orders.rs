@@ -35,6 +35,8 @@ pub(super) struct Changes {
     pub(super) allowance: Option<Allowance>,
     /// Ask the guest for memory, in the answer to its next call.
     pub(super) want: Option<Want>,
+    /// Ask the guest to compact, in the same way.
+    pub(super) compact: Option<Want>,
 }
 
 /// Where the engine leaves changes and the worker takes them before each job.

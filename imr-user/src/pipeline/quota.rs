@@ -40,6 +40,12 @@ impl Quota {
         told
     }
 
+    /// Whether one more is told that is not a report's.
+    pub(super) fn has_room(&mut self, now_ns: u64) -> bool {
+        self.bucket.fill(now_ns);
+        self.bucket.take(1)
+    }
+
     /// How many were not told since this was asked last; `None` while it goes on, or there were none.
     pub(super) fn held_back(&mut self, now_ns: u64) -> Option<u64> {
         self.bucket.fill(now_ns);

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::model::free_memory::FreeParts;
 use crate::model::ids::{Pid, VmId};
 use crate::model::pageout::{PageoutCounters, PageoutState};
 use crate::model::snapshot::{EventCounters, PolicyName};
@@ -95,6 +96,21 @@ pub enum Happened {
         /// For so much; 0: for no more.
         bytes: u64,
         /// Why it, and why so much.
+        why: String,
+    },
+    /// Its guest's free memory is another than told before, by a 64th of its RAM at least.
+    FreeMemory {
+        /// Smallest order that it offers.
+        order: u32,
+        /// What it is good for.
+        #[serde(flatten)]
+        parts: FreeParts,
+    },
+    /// Its guest is asked to compact.
+    Compact {
+        /// For so much.
+        bytes: u64,
+        /// Why.
         why: String,
     },
     /// Policy pressure leaves it alone, or no longer.
@@ -264,7 +280,17 @@ impl fmt::Display for Happened {
             Self::Pressure { pressed: false, why } => {
                 write!(f, "the host is not short of memory any more: {why}")
             }
-            Self::Asked { why, .. } | Self::LeftAlone { why, .. } => f.write_str(why),
+            Self::Asked { why, .. } | Self::LeftAlone { why, .. } | Self::Compact { why, .. } => {
+                f.write_str(why)
+            }
+            Self::FreeMemory { parts, .. } => write!(
+                f,
+                "{} MiB are free: {} MiB reclaimable now, {} MiB kept by the guest, {} MiB stranded by fragmentation",
+                parts.free_bytes / MIB,
+                parts.reclaimable_bytes / MIB,
+                parts.kept_bytes / MIB,
+                parts.stranded_bytes / MIB
+            ),
             Self::Reset { cause } => {
                 write!(f, "was reset, restored or shut down ({cause}): earlier offers count for nothing")
             }

@@ -8,11 +8,14 @@ use super::clock;
 use super::record::Happened;
 use super::vms::FollowedVm;
 use super::worker::{Done, Report};
+use crate::guest::page::GuestStatistics;
 use crate::guest::session::HelloKind;
 use crate::ingest::tables::Tables;
 use crate::model::decision::{Decision, DecisionKind};
+use crate::model::free_memory::{FreeMemory, ZONES, ZoneCounts};
 use crate::model::ids::{FRAME_SIZE, Pid, VmId};
 use crate::model::snapshot::{GuestStatus, ReturnCounters};
+use crate::model::vm::VmModel;
 use crate::reclaim::outcome::{Measured, Outcome};
 
 /// Decisions kept for the view.
@@ -73,7 +76,7 @@ pub(super) fn apply(
     match report {
         Report::Hello { kind, gpa, cookie, statistics } => {
             offers.hellos += 1;
-            vm.model.guest_free_bytes = statistics.free_pages.saturating_mul(FRAME_SIZE);
+            free_memory(&mut vm.model, &statistics);
             let kind = match kind {
                 HelloKind::Repeated => return None,
                 HelloKind::New => "new",
@@ -86,6 +89,8 @@ pub(super) fn apply(
         Report::Detached { why } => {
             vm.model.guest = GuestStatus::Detached { why: why.clone() };
             vm.model.guest_free_bytes = 0;
+            vm.model.free_memory = None;
+            vm.told_free = None;
             log.add(vm, DecisionKind::Detached, None, why.clone(), 0, 0);
             Some(Happened::Detached { why })
         }
@@ -120,6 +125,21 @@ pub(super) fn apply(
         // The end of the VMM is the engine's business.
         Report::Settled | Report::VmmGone => None,
     }
+}
+
+/// Takes over what the guest says of its free memory, as far as it makes sense.
+fn free_memory(model: &mut VmModel, statistics: &GuestStatistics) {
+    let ram_bytes = model.ram_bytes();
+    model.guest_free_bytes = statistics.free_pages.saturating_mul(FRAME_SIZE).min(ram_bytes);
+    let mut zones = [ZoneCounts::default(); ZONES];
+    let said = statistics.zone_free_blocks.iter().zip(&statistics.zone_kept_pages);
+    for (zone, (&blocks, &kept_pages)) in zones.iter_mut().zip(said) {
+        *zone = ZoneCounts { blocks, kept_pages };
+    }
+    let free = FreeMemory::of(statistics.offer_order, &zones, ram_bytes);
+    model.offers.bad_statistics += u64::from(free.is_err());
+    let GuestStatistics { compacts, compacted_blocks, .. } = *statistics;
+    model.free_memory = free.ok().map(|free| FreeMemory { compacts, compacted_blocks, ..free });
 }
 
 fn add_returns(returns: &mut ReturnCounters, outcome: &Outcome) {

@@ -31,9 +31,11 @@ use crate::ingest::tables::Tables;
 use crate::ingest::vmm::Vmm;
 use crate::model::backing::Segment;
 use crate::model::block::Residency;
+use crate::model::free_memory::FreeParts;
 use crate::model::ids::{FRAME_SIZE, Gfn, Hva, VmId};
 use crate::model::snapshot::{GuestStatus, PolicyName, ReclaimStatus};
 use crate::model::vm::{BlockAt, BlockReading, SlotDescription, VmModel};
+use crate::policy::compact::CompactState;
 use crate::policy::pressure::{Allowance, Taker, VmFigures, VmState};
 use crate::policy::settings::Settings;
 use crate::reclaim::by_mapping::backend_for;
@@ -83,6 +85,10 @@ pub(super) struct FollowedVm {
     want_seq: u64,
     /// What of its guest's doings is told.
     pub(super) quota: Quota,
+    /// What was told newest of its guest's free memory.
+    pub(super) told_free: Option<FreeParts>,
+    /// When its guest was asked to compact.
+    pub(super) compacting: CompactState,
     /// How its idle blocks go out.
     pub(super) paging: Paging,
     /// Since when idleness scans of it are followed, ns; `None` where the MMU does not show what they find.
@@ -148,6 +154,8 @@ impl FollowedVm {
             allowance: Allowance::Calm,
             want_seq: 0,
             quota: Quota::new(clock::monotonic_ns()),
+            told_free: None,
+            compacting: CompactState::default(),
             paging: Paging::default(),
             young_since: Mmu::read().shows_young().then(clock::monotonic_ns),
             worker: None,
@@ -253,6 +261,13 @@ impl FollowedVm {
         self.worker.is_some()
     }
 
+    /// Asks the guest to make so much memory, bytes, part of blocks that it offers, with the next answer that it gets.
+    pub(super) fn compact(&mut self, bytes: u64) {
+        self.model.compact_requests += 1;
+        let compact = Want { seq: self.model.compact_requests, pages: bytes / FRAME_SIZE };
+        self.order(|changes| changes.compact = Some(compact));
+    }
+
     /// What its worker may take under policy pressure from now on. One that takes is to be told again before it lapses.
     pub(super) fn allow(&mut self, allowance: Allowance) {
         if self.allowance != allowance {
@@ -334,6 +349,7 @@ impl FollowedVm {
             reports: start.reports.clone(),
             session: None,
             request: Request::default(),
+            compaction: Request::default(),
             stop_at: start.stop_at.cloned(),
             _lock: lock,
         };

@@ -135,6 +135,8 @@ pub(super) struct Worker {
     pub(super) session: Option<Session>,
     /// The newest request to the guest.
     pub(super) request: Request,
+    /// The newest request to compact.
+    pub(super) compaction: Request,
     /// For tests.
     pub(super) stop_at: Option<Arc<StopAt>>,
     pub(super) _lock: VmLock,
@@ -166,7 +168,7 @@ impl Worker {
     }
 
     fn obey(&mut self) {
-        let Changes { reset, layout, policy, allowance, want } = self.orders.take();
+        let Changes { reset, layout, policy, allowance, want, compact } = self.orders.take();
         if reset {
             self.taker.forget_claims();
             self.end("the VM was reset, restored or shut down".into());
@@ -183,6 +185,9 @@ impl Worker {
         self.policy = policy.unwrap_or(self.policy);
         if let Some(want) = want {
             self.request.ask(want);
+        }
+        if let Some(compact) = compact {
+            self.compaction.ask(compact);
         }
     }
 
@@ -222,7 +227,7 @@ impl Worker {
                     self.renew();
                 }
                 self.session = Some(session);
-                self.request.told(cookie);
+                self.told(cookie);
                 self.report(Report::Hello { kind, gpa, cookie, statistics: Box::new(statistics) });
             }
             Err(PageError::Memory(MemoryError::VmmGone)) => self.gone(),
@@ -239,7 +244,7 @@ impl Worker {
         let doorbell = Doorbell { seq, cookie: call.cookie, rung_ns: call.time_ns };
         let claim = session.claim(&self.memory, doorbell, identity, clock::monotonic_ns);
         if let Ok(Claim::Taken(_) | Claim::Revoked | Claim::Malformed(_)) = claim {
-            self.request.told(call.cookie);
+            self.told(call.cookie);
         }
         match claim {
             Ok(Claim::Taken(offer)) => self.take(&offer, call, heard_ns),
@@ -370,7 +375,12 @@ impl Worker {
             // Also while the host is calm: a guest that sees another mode has page reporting begin anew.
             PolicyName::Immediate | PolicyName::Pressure => MODE_RECLAIMING,
         };
-        HostIdentity { attach_id: self.attach_id, mode, want: self.request.for_module(cookie) }
+        HostIdentity {
+            attach_id: self.attach_id,
+            mode,
+            want: self.request.for_module(cookie),
+            compact: self.compaction.for_module(cookie),
+        }
     }
 
     fn ended(&mut self, end: &SessionEnd) {
@@ -392,6 +402,13 @@ impl Worker {
     fn renew(&mut self) {
         self.attach_id = self.attach_ids.next();
         self.request.renew();
+        self.compaction.renew();
+    }
+
+    /// The module with this cookie has been answered.
+    fn told(&mut self, cookie: u64) {
+        self.request.told(cookie);
+        self.compaction.told(cookie);
     }
 
     fn gone(&mut self) {

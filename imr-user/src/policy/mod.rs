@@ -5,6 +5,7 @@
 //! what was taken before and by what that cost.
 
 pub mod bucket;
+pub mod compact;
 pub mod free_since;
 pub mod idle;
 pub mod plan;

@@ -124,6 +124,21 @@ impl Default for Settings {
     }
 }
 
+/// Settings of compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactSettings {
+    /// Stranded free memory over which a guest is asked, of its RAM; `None`: never.
+    pub over: Option<Amount>,
+    /// Between two requests to a guest.
+    pub every: Duration,
+}
+
+impl Default for CompactSettings {
+    fn default() -> Self {
+        Self { over: None, every: Duration::from_secs(60) }
+    }
+}
+
 /// Bytes in MiB, for reasons.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)

@@ -15,6 +15,7 @@ mod decisions;
 mod edit;
 mod empty;
 pub mod format;
+mod free_memory;
 mod health;
 mod heatmap;
 mod help;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::theme::{Palette, Symbols, Theme};
 use crate::model::block::{BlockState, GuestClaim, HostFact};
 use crate::model::decision::{Decision, DecisionKind};
+use crate::model::free_memory::{FreeMemory, ZONES, ZoneCounts};
 use crate::model::ids::{BLOCK_SIZE, FRAMES_PER_BLOCK, Gfn, Hva, Pid, VmId};
 use crate::model::latency::{LatencySummary, StageSummaries};
 use crate::model::pageout::Pageout;
@@ -83,6 +84,8 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
         idle_bytes: 0,
         free_held_bytes: 40 * MIB,
         guest_free_bytes: 310 * MIB,
+        free_memory: Some(free_memory()),
+        compact_requests: 0,
         offered_bytes: 2 * GIB,
         reclaimed_bytes: 1945 * MIB,
         reclaimed_now_bytes: 132 * MIB,
@@ -115,6 +118,16 @@ pub(crate) fn vm(id: u32, name: &str) -> VmSnapshot {
     }
 }
 
+fn free_memory() -> FreeMemory {
+    let mut zones = [ZoneCounts::default(); ZONES];
+    zones[0].blocks[10] = 2;
+    zones[0].kept_pages = 2048;
+    zones[1].blocks[9] = 3;
+    zones[1].blocks[10] = 64;
+    zones[1].blocks[0] = 10_240;
+    FreeMemory { compacts: true, ..FreeMemory::of(9, &zones, 256 * BLOCK_SIZE).unwrap() }
+}
+
 /// A VM of 8 GiB with a hole below 4 GiB, no module and anonymous memory, which no backend may take.
 pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
     let mut slots = vec![slot(0, 0, &lived_in(1536)), slot(4, 2048, &lived_in(2560)), slot(5, 2000, &[])];
@@ -125,6 +138,7 @@ pub(crate) fn forbidden_vm(id: u32, name: &str) -> VmSnapshot {
         ram_bytes: 8 * GIB,
         resident_bytes: 5 * GIB,
         guest_free_bytes: 0,
+        free_memory: None,
         offered_bytes: 0,
         reclaimed_bytes: 0,
         reclaimed_now_bytes: 0,

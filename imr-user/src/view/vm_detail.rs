@@ -4,9 +4,9 @@
 
 use ratatui::text::{Line, Span};
 
-use super::format;
 use super::layout::{Piece, rule, wrap};
 use super::theme::{Role, Theme};
+use super::{format, free_memory};
 use crate::model::ids::FRAME_SIZE;
 use crate::model::pageout::{Pageout, PageoutCounters, PageoutState};
 use crate::model::regret::VmPressure;
@@ -37,6 +37,9 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
         });
         labelled.collect()
     };
+    let optional = |label, pieces: Vec<Piece>| {
+        if pieces.is_empty() { Vec::new() } else { row(label, pieces) }
+    };
     let offers = vm.offers;
     let latency = vm.latency.total;
     let free = match vm.guest {
@@ -59,6 +62,8 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
                     fact(theme, "idle", format::bytes(vm.idle_bytes)),
                 ],
             ),
+            optional("free", free_memory::facts(theme, vm)),
+            optional("zones", free_memory::zones(theme, vm)),
             row(
                 "in all",
                 vec![
@@ -121,6 +126,7 @@ pub(crate) fn lines(theme: Theme, vm: &VmSnapshot, columns: usize) -> Vec<Line<'
                     fact(theme, "doorbell", format::count(offers.doorbells)),
                     loss(theme, "denied", offers.denied_calls),
                     loss(theme, "malformed", offers.malformed),
+                    loss(theme, "bad statistics", offers.bad_statistics),
                     loss(theme, "limited", offers.limited_calls),
                     loss(theme, "stale", offers.stale_calls),
                     fact(theme, "resets", format::count(offers.resets)),

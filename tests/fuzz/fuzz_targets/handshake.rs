@@ -66,7 +66,7 @@ struct World {
 
 impl World {
     fn new(file: File) -> Self {
-        let host = HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want: Want::default() };
+        let host = HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want: Want::default(), compact: Want::default() };
         let memory = GuestMemory::new(file.try_clone().expect("a descriptor"), ranges(3));
         let world = Self { file, memory, session: None, claimed: None, host, now_ns: 1000 };
         world.file.write_all_at(&[0; FRAMES * FRAME as usize], 0).expect("a memfd can be written");
@@ -267,6 +267,8 @@ impl World {
         let (before, after) = (before.expect("it was read"), self.host_fields(page));
         assert_eq!((after.attach_id, after.mode), (self.host.attach_id, self.host.mode));
         assert_eq!((after.want_seq, after.want_pages), (self.host.want.seq, self.host.want.pages));
+        let compact = self.host.compact;
+        assert_eq!((after.compact_seq, after.compact_pages), (compact.seq, compact.pages));
         assert_eq!(after.heartbeat, before.heartbeat.wrapping_add(1));
         let guest = GuestFields::read(&self.memory, page).expect("it was read");
         assert_eq!((guest.magic, guest.cookie, guest.own_gpa), (MAGIC, cookie, page));
@@ -398,6 +400,8 @@ const ANSWER: &[usize] = &[
     offset_of!(HostHalf, mode),
     offset_of!(HostHalf, want_pages),
     offset_of!(HostHalf, want_seq),
+    offset_of!(HostHalf, compact_pages),
+    offset_of!(HostHalf, compact_seq),
 ];
 /// And what a claim may change besides.
 const CLAIM: &[usize] = &[
@@ -406,6 +410,8 @@ const CLAIM: &[usize] = &[
     offset_of!(HostHalf, mode),
     offset_of!(HostHalf, want_pages),
     offset_of!(HostHalf, want_seq),
+    offset_of!(HostHalf, compact_pages),
+    offset_of!(HostHalf, compact_seq),
     offset_of!(HostHalf, claim_seq),
     offset_of!(HostHalf, abandon_seq),
 ];

@@ -240,6 +240,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "fail_migrate.sh",
         machine: || Machine { module: false, guest_mib: 192, limit_s: 420, ..slow_batches() },
     },
+    Scenario { name: "fragmentation", script: "fragmentation.sh", machine: Machine::default },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario {
         name: "hostile_flood",

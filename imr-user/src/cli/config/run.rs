@@ -13,7 +13,7 @@ use super::top::{Words, fault, word};
 use crate::cli::{duration, size};
 use crate::model::snapshot::PolicyName;
 use crate::pipeline::ctl::{DEFAULT_PATH, Listen};
-use crate::pipeline::settings::{Amount, RATE_LEAST, Settings};
+use crate::pipeline::settings::{Amount, CompactSettings, RATE_LEAST, Settings};
 use crate::pipeline::{Allowed, Config};
 
 /// The longest time of a setting: what is longer was a slip of the pen.
@@ -32,6 +32,8 @@ pub struct RunSection {
     pub dry_run: bool,
     /// Where to listen for `imr ctl`.
     pub ctl: Listen,
+    /// When guests are asked to compact.
+    pub compact: CompactSettings,
     /// What policy pressure goes by.
     pub pressure: Settings,
 }
@@ -44,6 +46,7 @@ impl Default for RunSection {
             pageout: false,
             dry_run: false,
             ctl: Listen::default(),
+            compact: CompactSettings::default(),
             pressure: Settings::default(),
         }
     }
@@ -51,8 +54,8 @@ impl Default for RunSection {
 
 impl From<RunSection> for Config {
     fn from(run: RunSection) -> Self {
-        let RunSection { policy, inject, pageout, dry_run, pressure, ctl: _ } = run;
-        Self { policy, allowed: Allowed { inject, dry_run }, pageout, pressure, ..Self::default() }
+        let RunSection { policy, inject, pageout, dry_run, compact, pressure, ctl: _ } = run;
+        Self { policy, allowed: Allowed { inject, dry_run }, pageout, compact, pressure, ..Self::default() }
     }
 }
 
@@ -64,6 +67,8 @@ pub(super) struct RawRun {
     pageout: Option<bool>,
     dry_run: Option<bool>,
     ctl: Option<Spanned<String>>,
+    compact_over: Option<Spanned<String>>,
+    compact_every: Option<Spanned<String>>,
     psi_above: Option<Spanned<String>>,
     psi_below: Option<Spanned<String>>,
     available_low: Option<Spanned<String>>,
@@ -74,6 +79,9 @@ pub(super) struct RawRun {
     regret_within: Option<Spanned<String>>,
     left_alone: Option<Spanned<String>>,
 }
+
+/// `compact_over`: never.
+pub(super) const NEVER: &str = "off";
 
 pub(super) const POLICIES: Words<PolicyName> = &[
     ("observe", PolicyName::Observe),
@@ -108,12 +116,18 @@ impl RawRun {
             regret_within: read("regret_within", self.regret_within.as_ref(), was.regret_within, time)?,
             left_alone: read("left_alone", self.left_alone.as_ref(), was.left_alone, time)?,
         };
+        let was = built_in.compact;
+        let compact = CompactSettings {
+            over: read("compact_over", self.compact_over.as_ref(), was.over, over)?,
+            every: read("compact_every", self.compact_every.as_ref(), was.every, time)?,
+        };
         Ok(RunSection {
             policy: self.policy.map_or(Ok(built_in.policy), |text| word("policy", POLICIES, &text))?,
             inject: self.inject.unwrap_or(built_in.inject),
             pageout: self.pageout.unwrap_or(built_in.pageout),
             dry_run: self.dry_run.unwrap_or(built_in.dry_run),
             ctl: read("ctl", self.ctl.as_ref(), built_in.ctl, listen)?,
+            compact,
             pressure,
         })
     }
@@ -147,6 +161,11 @@ fn marks(place: &Spanned<String>, low: Amount, high: Amount) -> Result<(), Fault
 /// The path that is built in is none that somebody asked for.
 fn listen(text: &str) -> Result<Listen, String> {
     if text == DEFAULT_PATH { Ok(Listen::Default) } else { Listen::parse(text) }
+}
+
+/// An amount, or never.
+fn over(text: &str) -> Result<Option<Amount>, String> {
+    if text.trim() == NEVER { Ok(None) } else { size::amount(text).map(Some) }
 }
 
 fn rate(text: &str) -> Result<u64, String> {

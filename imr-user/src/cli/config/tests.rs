@@ -6,7 +6,7 @@ use super::*;
 use crate::cli::top::ColorWhen;
 use crate::model::snapshot::PolicyName;
 use crate::pipeline::ctl::Listen;
-use crate::pipeline::settings::{Amount, Percent, Settings};
+use crate::pipeline::settings::{Amount, CompactSettings, Percent, Settings};
 use crate::view::columns::Column;
 use crate::view::tabs::View;
 use crate::view::theme::{Palette, Symbols};
@@ -49,10 +49,12 @@ fn the_default_text_is_what_is_built_in() {
     ] {
         assert!(run.contains_key(name), "{name}");
     }
-    for name in ["floor", "rate", "regret_limit", "regret_within", "left_alone"] {
+    for name in
+        ["floor", "rate", "regret_limit", "regret_within", "left_alone", "compact_over", "compact_every"]
+    {
         assert!(run.contains_key(name), "{name}");
     }
-    assert_eq!(run.len(), 14);
+    assert_eq!(run.len(), 16);
 }
 
 #[test]
@@ -78,7 +80,8 @@ fn every_value_is_taken() {
 #[test]
 fn every_value_of_run_is_taken() {
     let config = parse(
-        "[run]\npolicy = \"pressure\"\ninject = true\npageout = true\ndry_run = true\npsi_above = \"30%\"\n\
+        "[run]\npolicy = \"pressure\"\ninject = true\npageout = true\ndry_run = true\n\
+         compact_over = \"64M\"\ncompact_every = \"5m\"\npsi_above = \"30%\"\n\
          psi_below = \"3.5%\"\navailable_low = \"600M\"\navailable_high = \"20%\"\nfloor = \"64M\"\nrate = \"1G/s\"\n\
          regret_limit = \"50%\"\nregret_within = \"10s\"\nleft_alone = \"5m\"\n",
     )
@@ -100,6 +103,9 @@ fn every_value_of_run_is_taken() {
         left_alone: Duration::from_secs(300),
     };
     assert_eq!(config.pressure, settings);
+    let compact = CompactSettings { over: Some(Amount::Bytes(64 << 20)), every: Duration::from_secs(300) };
+    assert_eq!(config.compact, compact);
+    assert_eq!(parse("[run]\ncompact_over = \"off\"\n").unwrap().run.compact.over, None);
 }
 
 #[test]
@@ -112,6 +118,7 @@ fn what_is_wrong_is_said_with_its_line_and_what_is_allowed() {
         ("[run]\ninject = \"yes\"\n", 2, "boolean"),
         ("[run]\n\nflor = \"1G\"\n", 3, "`floor`"),
         ("[run]\nfloor = \"much\"\n", 2, "floor: \"much\" is no size; write one such as 512M"),
+        ("[run]\ncompact_over = \"often\"\n", 2, "compact_over: \"often\" is no size"),
         ("[run]\nrate = \"1M\"\n", 2, "rate: \"1M\" is less than 4M"),
         ("[run]\npsi_above = \"200%\"\n", 2, "between 0% and 100%"),
         ("[run]\npsi_below = \"20%\"\n", 2, "psi_below (20 %) is over psi_above (10 %)"),

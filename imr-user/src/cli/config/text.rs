@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::run::POLICIES;
+use super::run::{NEVER, POLICIES};
 use super::top::{COLORS, FOUND, PALETTES, SYMBOLS};
 use super::{FileConfig, RunSection, TopSection};
 use crate::cli::size;
@@ -58,6 +58,14 @@ fn write_run(out: &mut String, run: &RunSection) -> std::fmt::Result {
         Listen::Off => OFF.to_owned(),
     };
     writeln!(out, "ctl = {ctl:?}\n")?;
+    let compact = &run.compact;
+    writeln!(
+        out,
+        "# A guest is asked to compact when more of its free memory than this is stranded in blocks too small to offer:"
+    )?;
+    writeln!(out, "# a size, or a share of its RAM; \"{NEVER}\": never. And how often at most.")?;
+    writeln!(out, "compact_over = \"{}\"", compact.over.map_or(NEVER.to_owned(), size::write_amount))?;
+    writeln!(out, "compact_every = \"{}\"\n", delay(compact.every))?;
     let pressure = &run.pressure;
     writeln!(
         out,

@@ -49,6 +49,12 @@ fn encode(fields: &GuestFields) -> [u8; HALF_SIZE] {
             );
         }
     }
+    put(offset_of!(GuestHalf, offer_order), &fields.statistics.offer_order.to_le_bytes());
+    for (zone, pages) in fields.statistics.zone_kept_pages.iter().enumerate() {
+        put(offset_of!(GuestHalf, zone_kept_pages) + zone * 8, &pages.to_le_bytes());
+    }
+    put(offset_of!(GuestHalf, compacts), &u32::from(fields.statistics.compacts).to_le_bytes());
+    put(offset_of!(GuestHalf, compacted_blocks), &fields.statistics.compacted_blocks.to_le_bytes());
     bytes
 }
 
@@ -79,11 +85,16 @@ prop_compose! {
         small in any::<[u32; 3]>(),
         free_blocks in any::<[u64; FREE_ORDERS]>(),
         zone_free_blocks in any::<[[u32; FREE_ORDERS]; FREE_ZONES]>(),
+        zone_kept_pages in any::<[u64; FREE_ZONES]>(),
+        (offer_order, compacts, compacted_blocks) in any::<(u32, bool, u64)>(),
     ) -> GuestFields {
         let [offer_seq, revoke_seq, total_pages, free_pages] = numbers;
         let reserve_pages = !free_pages;
         let statistics =
-            GuestStatistics { total_pages, free_pages, reserve_pages, free_blocks, zone_free_blocks };
+            GuestStatistics {
+                total_pages, free_pages, reserve_pages, free_blocks, zone_free_blocks, offer_order, zone_kept_pages,
+                compacts, compacted_blocks,
+            };
         GuestFields {
             magic, abi_version, record_kind, cookie, own_gpa: Gpa::new(own_gpa), record_gpa: Gpa::new(record_gpa),
             record_size, flat_order, offer_seq, offer_count: small[0], offer_head: small[1], offer_last: small[2],
@@ -144,6 +155,8 @@ proptest! {
             offset_of!(HostHalf, abandon_seq),
             offset_of!(HostHalf, want_pages),
             offset_of!(HostHalf, want_seq),
+            offset_of!(HostHalf, compact_pages),
+            offset_of!(HostHalf, compact_seq),
         ]),
         value in 1..=u64::MAX,
         mode in 1..=u32::MAX,

@@ -15,8 +15,12 @@ use crate::guest::memory::{GuestMemory, RamRange};
 const COOKIE: u64 = 0xfeed;
 const PAGE: u64 = 0x10_0000;
 const RECORD: u64 = PAGE + 4096;
-const HOST: HostIdentity =
-    HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want: Want { seq: 0, pages: 0 } };
+const HOST: HostIdentity = HostIdentity {
+    attach_id: 7,
+    mode: MODE_RECLAIMING,
+    want: Want { seq: 0, pages: 0 },
+    compact: Want { seq: 0, pages: 0 },
+};
 
 /// Two frames of "guest" memory: the control page and the record.
 struct Guest {
@@ -267,8 +271,20 @@ fn hello_names_what_is_wrong_and_writes_nothing() {
 #[test]
 fn a_request_is_in_the_page_from_the_next_answer_on_and_stays() {
     let guest = Guest::new();
-    let asked = |seq, pages| HostIdentity { want: Want { seq, pages }, ..HOST };
-    let wanted = || (guest.host().want_seq, guest.host().want_pages);
+    let asked = |seq, pages| HostIdentity {
+        want: Want { seq, pages },
+        compact: Want { seq: seq + 9, pages },
+        ..HOST
+    };
+    let wanted = || {
+        let HostFields { want_seq, want_pages, compact_seq, compact_pages, .. } = guest.host();
+        // The request to compact comes and goes with the other.
+        assert_eq!(
+            (compact_seq, compact_pages),
+            if want_seq == 0 { (0, 0) } else { (want_seq + 9, want_pages) }
+        );
+        (want_seq, want_pages)
+    };
     let hello = |previous: Option<&Session>, host| {
         let page = Gpa::new(PAGE);
         Session::hello(previous, &guest.memory, page, COOKIE, host).map(|(session, _, kind)| (session, kind))

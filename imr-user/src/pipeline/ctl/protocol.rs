@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::free_memory::FreeMemory;
 use crate::model::snapshot::PolicyName;
 
 /// Version of the protocol. Another one is refused in words, so that an old `imr ctl` says why it does not work.
@@ -148,6 +149,9 @@ pub struct VmStatus {
     pub ram_bytes: u64,
     /// Free by the guest's own statistics, bytes.
     pub guest_free_bytes: u64,
+    /// What that is good for; null where the guest does not say.
+    #[serde(default)]
+    pub free_memory: Option<FreeMemory>,
     /// Reclaimed since the start, bytes as measured.
     pub reclaimed_bytes: u64,
     /// Offers claimed.

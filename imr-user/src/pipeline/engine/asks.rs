@@ -120,6 +120,7 @@ fn status_of(vm: &FollowedVm) -> VmStatus {
         why,
         ram_bytes: model.ram_bytes(),
         guest_free_bytes: model.guest_free_bytes,
+        free_memory: model.free_memory,
         reclaimed_bytes: model.reclaimed_bytes,
         claimed: model.offers.claimed,
         done: model.offers.done,

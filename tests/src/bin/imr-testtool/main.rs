@@ -7,6 +7,7 @@ mod args;
 mod churn;
 mod files;
 mod fill;
+mod fragment;
 mod guest_stats;
 mod json;
 mod json_wait;
@@ -26,6 +27,7 @@ imr-testtool churn --mib N|auto [--rounds R] [--wait-ms MS]   take, fill, verify
 imr-testtool fill --mib N|auto [--same] [--ready FILE] [--until FILE] [--rewrite FILE]
              fill once, --same: with equal pages; hold until FILE exists; verify; free. While it is held, each time
              that the --rewrite FILE exists: verify, write anew, remove FILE
+imr-testtool fragment --mib N|auto [--ready FILE] [--until FILE]   take memory, give every second page back
 imr-testtool files write|verify DIR_OR_DEVICE --mib N         files (or one device) of a known content
 imr-testtool ring [--times N]                                 hypercalls as an unprivileged process
 imr-testtool stat NAME                                        one counter of the guest module
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "churn" => churn::run(args),
         "fill" => fill::run(args),
+        "fragment" => fragment::run(args),
         "files" => files::run(args),
         "ring" => ring::run(args),
         "ring-once" => ring::run_once(args),

@@ -6,7 +6,7 @@
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::{Failure, failed};
 
@@ -63,6 +63,26 @@ impl Region {
             // SAFETY: an exclusive reference to a word. Volatile, or the store of the same value may be left out.
             unsafe { ptr::write_volatile(word, 0) };
         }
+    }
+
+    /// Asks for pages of 4 KiB, which come and go one by one.
+    pub(crate) fn in_small_pages(&self) -> Result<(), Failure> {
+        // SAFETY: the range is the mapping itself; the advice changes no content.
+        let advised =
+            unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.bytes, Advice::LinuxNoHugepage) };
+        advised.map_err(|error| failed("madvise(MADV_NOHUGEPAGE)")(error.into()))
+    }
+
+    /// Gives a page back to the kernel; it reads as zeros from then on.
+    pub(crate) fn drop_page(&mut self, page: usize) -> Result<(), Failure> {
+        let Some(words) =
+            self.words_mut().get_mut(page * PAGE / 8..).and_then(|rest| rest.get_mut(..PAGE / 8))
+        else {
+            return Err(Failure::Failed(format!("page {page} is not in the region")));
+        };
+        // SAFETY: an exclusively borrowed page of a private anonymous mapping; it reads as zeros afterwards.
+        let dropped = unsafe { rustix::mm::madvise(words.as_mut_ptr().cast(), PAGE, Advice::LinuxDontNeed) };
+        dropped.map_err(|error| failed("madvise(MADV_DONTNEED)")(error.into()))
     }
 
     /// Keeps the pages where they are, in memory and not swapped.
