@@ -1,0 +1,95 @@
+# The source sweep: page reporting is virtio-balloon's, and then nobody's. Free memory comes back to the host all the same,
+# memory in use stays as it was written, and a guest that runs short of memory has a batch back at once, without an OOM kill.
+. /root/lib.sh
+. /etc/imr/config
+HELD=48
+
+free_kib() { guest run -t 20 1 "sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo"; }
+
+# gives_back WHAT: memory that was filled and freed comes back to the host, by sweeps, and offers come to an end.
+gives_back() {
+    mark
+    sweeps=$(stat_of 1 sweeps)
+    hold 1 big auto
+    held=$(resident_kib 1)
+    release 1 big
+    event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "$1: nothing was taken"
+    settle
+    after=$(resident_kib 1)
+    filled=$(($(guest run 1 "sed -n 's/^mib=\([0-9]*\).*/\1/p' /tmp/big.out") * 1024))
+    reclaimed=$(($(sum reclaimed_bytes event=done) / 1024))
+    say "$1, KiB: filled $filled, resident $held, then $after; reclaimed $reclaimed; $(($(stat_of 1 sweeps) - sweeps)) sweeps," \
+        "$(stat_of 1 strays) strays, ended by $(stat_of 1 sweep_stopped_by)"
+    need "$1: a good part of the guest was filled" "$filled" -ge $((100 * 1024))
+    need "$1: it was resident" "$held" -ge "$filled"
+    need "$1: most of it came back" $((held - after)) -ge $((filled * 7 / 10))
+    need "$1: a sweep did that" "$(stat_of 1 sweeps)" -gt "$sweeps"
+    need "$1: IMR took a good part, KiB" "$reclaimed" -ge $((${2:-8} * filled / 10))
+    # What the host has is not allocated again: that would bring it back, and have it offered once more.
+    need "$1: nothing was taken twice" "$reclaimed" -le $((filled + 64 * 1024))
+    need "$1: a sweep holds nothing any more" "$(stat_of 1 held_pages)" -eq 0
+}
+
+# --- page reporting is virtio-balloon's ---
+
+guest start 1 -device virtio-balloon-pci,free-page-reporting=on || fail "guest 1 does not start"
+imr_start
+boot 1
+guest run -t 60 1 modprobe virtio_balloon || fail "the guest has no balloon"
+guest run -t 30 1 insmod /imr_guest.ko source=reporting && fail "page reporting is not the balloon's"
+guest run -t 30 1 "dmesg | grep -q 'imr: page reporting is taken'" || fail "the guest is not told why"
+module 1
+attached 1
+need "auto is sweep" "$(stat_of 1 source)" -eq 2
+need "because page reporting is taken" "$(stat_of 1 source_why)" -eq 2
+guest run -t 30 1 "dmesg | grep 'imr: source sweep'" || fail "it is not said"
+hold 1 kept $HELD
+settle
+# The balloon takes what it hears of first.
+gives_back balloon 2
+need "page reporting did not come to the module" "$(stat_of 1 registered)" -eq 0
+guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
+
+# --- nobody's; a reserve ---
+
+guest run -t 60 1 modprobe -r virtio_balloon || fail "the balloon does not go"
+RESERVE=64
+module 1 source=sweep reserve_mib=$RESERVE timeout_ms=60000
+attached 1
+need "it was asked for" "$(stat_of 1 source_why)" -eq 0
+settle
+gives_back alone 4
+# What is resident: in use, the reserve, or the 64 MiB and more that a zone keeps (imr_zone_left_alone()).
+resident=$(resident_kib 1)
+used=$((GUEST_MEM * 1024 - $(guest run 1 "sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo")))
+say "resident $((resident / 1024)) MiB, in use $((used / 1024)) MiB, reserve $RESERVE MiB"
+need "the reserve is left with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 8) * 1024))
+
+# --- memory pressure, with a batch held: the host is stopped and has 60 s ---
+
+hold 1 big auto
+available=$(free_kib)
+kill -STOP "$IMR_PID"
+release 1 big
+pressed() { stat_is 1 held_pages -ge 8192 && stat_is 1 open_seq -gt 0; }
+await 4 "a sweep holds a batch" pressed
+say "held: $(($(stat_of 1 held_pages) / 256)) MiB; available $(($(free_kib) / 1024)) MiB, $((available / 1024)) MiB before the free"
+mib=$(guest run 1 "sed -n 's/^mib=\([0-9]*\).*/\1/p' /tmp/big.out")
+# All that was available before, so more than is now.
+fill 1 $((mib + available / 1024 - 24))
+need "the guest has asked for it" "$(stat_of 1 pressed)" -ge 1
+need "and got it, pages" "$(stat_of 1 pressed_pages)" -ge 8192
+need "the batch was withdrawn" "$(stat_of 1 revoked)" -ge 1
+need "no offer is open" "$(stat_of 1 open_seq)" -eq 0
+need "a sweep holds nothing" "$(stat_of 1 held_pages)" -eq 0
+guest run 1 dmesg | grep -E 'Out of memory|oom-kill|invoked oom|WARN|BUG|Oops' && fail "the guest's kernel complains"
+kill -CONT "$IMR_PID"
+mark
+# It is left alone for 10 s, then swept again.
+event 60 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "after the pressure nothing is offered"
+release 1 kept
+guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
+guest run 1 dmesg | grep -E 'Bad page|WARN|BUG|Oops' && fail "the guest's kernel complains"
+FROM=0
+imr_stop
+need "no event was lost" "$(summary events.lost)" -eq 0
