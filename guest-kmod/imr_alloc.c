@@ -307,7 +307,6 @@ static void imr_run(struct imr_guest *g, u64 pages, bool asked)
 	mutex_lock(&g->lock);
 	g->sweeping = true;
 	g->sweep_end = IMR_SWEEP_NONE;
-	s->again = false;
 	mutex_unlock(&g->lock);
 	imr_count(g, IMR_STAT_SWEEPS, 1);
 	bitmap_zero(s->swept, g->taken_blocks);
@@ -324,8 +323,9 @@ static void imr_run(struct imr_guest *g, u64 pages, bool asked)
 	mutex_lock(&g->lock);
 	g->sweeping = false;
 	g->sweep_end = r.end;
-	/* A host that did not answer is waited for by imr_kick(). */
 	s->again |= r.end == IMR_SWEEP_PRESSED;
+	/* For a batch that was lost: imr_kick_work() does nothing while @sweeping. */
+	imr_kick(g, false);
 	mutex_unlock(&g->lock);
 }
 
@@ -407,6 +407,7 @@ void imr_alloc_work(struct work_struct *work)
 	calm = !READ_ONCE(s->pressed) || now - READ_ONCE(s->pressed_ns) >= imr_ms(IMR_CALM_MS);
 	if (calm) {
 		WRITE_ONCE(s->pressed, false);
+		s->again = false;
 		s->attach = g->host_attach;
 		s->mode = g->host_mode;
 		s->want_attach = g->want_attach;

@@ -164,6 +164,10 @@ static int __init imr_begin(struct imr_guest *g)
 		if (err != -EBUSY || !automatic)
 			return err;
 	}
+	if (want_init_on_free()) {
+		pr_err("init_on_free is on: to free a block is to write to it, so a sweep gives nothing; source=reporting can be used where page reporting is free\n");
+		return -EOPNOTSUPP;
+	}
 	g->source = IMR_SOURCE_SWEEP;
 	g->source_why = automatic ? IMR_SOURCE_BUSY : IMR_SOURCE_ASKED;
 	INIT_DELAYED_WORK(&g->sweep_work, imr_alloc_work);

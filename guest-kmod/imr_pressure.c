@@ -45,7 +45,10 @@ static unsigned long imr_give_back(unsigned long wait_ms)
 
 static unsigned long imr_shrink_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
-	return atomic_long_read(&imr_pressed_guest->sweeper.held);
+	struct imr_sweeper *s = &imr_pressed_guest->sweeper;
+
+	/* Nobody waits a second time for a batch that the host holds on to. */
+	return READ_ONCE(s->pressed) ? 0 : atomic_long_read(&s->held);
 }
 
 static unsigned long imr_shrink_scan(struct shrinker *shrinker, struct shrink_control *sc)
