@@ -26,9 +26,9 @@
 #include "imr_compat.h"
 #include "imr_guest.h"
 
-/* Between two looks at free memory while a host is there. One takes no more than 1 of 64 parts. */
+/* Between two looks at free memory while a host is there; more where to count it takes long. */
 #define IMR_LOOK_AGAIN_MS	500
-#define IMR_LOOK_SHARE		64
+#define IMR_LOOK_SHARE		16
 /* More to offer than this, and than a part of all memory, is worth a sweep. */
 #define IMR_NOTICEABLE_PAGES	(SZ_16M >> PAGE_SHIFT)
 #define IMR_NOTICEABLE_SHARE	256
@@ -337,6 +337,7 @@ static u64 imr_look_for_free(struct imr_guest *g, u64 now, bool any)
 	u64 offerable, least;
 
 	imr_survey(g, &survey);
+	s->look_ns = ktime_get_ns() - now;
 	s->blocks = survey.blocks;
 	offerable = imr_offerable(g, &survey);
 	s->settled = min(s->settled, offerable);
@@ -386,7 +387,7 @@ static u64 imr_free_blocks(struct imr_guest *g)
 void imr_alloc_work(struct work_struct *work)
 {
 	struct imr_guest *g = container_of(to_delayed_work(work), struct imr_guest, sweep_work);
-	u64 now = ktime_get_ns(), pages = 0, want = 0, took;
+	u64 now = ktime_get_ns(), pages = 0, want = 0, next;
 	struct imr_sweeper *s = &g->sweeper;
 	bool any, calm;
 
@@ -422,12 +423,10 @@ void imr_alloc_work(struct work_struct *work)
 	if (pages)
 		imr_run(g, pages, want && !any);
 
-	took = ktime_get_ns() - now;
+	next = max(imr_ms(IMR_LOOK_AGAIN_MS), IMR_LOOK_SHARE * s->look_ns);
 	mutex_lock(&g->lock);
 	if (g->phase == IMR_UP)
-		queue_delayed_work(system_freezable_wq, &g->sweep_work,
-				   nsecs_to_jiffies(max(imr_ms(IMR_LOOK_AGAIN_MS),
-							IMR_LOOK_SHARE * took)));
+		queue_delayed_work(system_freezable_wq, &g->sweep_work, nsecs_to_jiffies(next));
 	mutex_unlock(&g->lock);
 }
 

@@ -199,6 +199,7 @@ struct imr_paced {
  *	at any time since
  * @grown_ns: since when there is more; 0: there is not
  * @grown: 4 KiB pages that could have been offered all the time since
+ * @look_ns: how long the last count of free memory took
  * @blocks: free blocks at the last look; U64_MAX: look again
  * @attach: the host that the last sweep was for
  * @mode: its mode
@@ -220,6 +221,7 @@ struct imr_sweeper {
 	u64 settled;
 	u64 grown_ns;
 	u64 grown;
+	u64 look_ns;
 	u64 blocks;
 	u64 attach;
 	u32 mode;
