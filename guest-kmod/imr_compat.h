@@ -98,7 +98,10 @@ static inline struct workqueue_struct *imr_reporting_wq(struct page_reporting_de
 
 typedef unsigned long (*imr_shrink_fn)(struct shrinker *shrinker, struct shrink_control *sc);
 
-/* Shrinkers are allocated since 6.7, with a flag for it; before they are the caller's. */
+/*
+ * Shrinkers are allocated since 6.7, with a flag for it; before they are the caller's. With no
+ * seeks they are called at the first sign of pressure (do_shrink_slab(), 6.1 and 6.12).
+ */
 #ifdef SHRINKER_ALLOCATED
 static inline struct shrinker *imr_shrinker_start(imr_shrink_fn count, imr_shrink_fn scan)
 {
@@ -108,6 +111,7 @@ static inline struct shrinker *imr_shrinker_start(imr_shrink_fn count, imr_shrin
 		return NULL;
 	shrinker->count_objects = count;
 	shrinker->scan_objects = scan;
+	shrinker->seeks = 0;
 	shrinker_register(shrinker);
 	return shrinker;
 }
@@ -123,7 +127,6 @@ static inline struct shrinker *imr_shrinker_start(imr_shrink_fn count, imr_shrin
 
 	shrinker.count_objects = count;
 	shrinker.scan_objects = scan;
-	shrinker.seeks = DEFAULT_SEEKS;
 	return register_shrinker(&shrinker, "imr") ? NULL : &shrinker;
 }
 
