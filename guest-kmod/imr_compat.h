@@ -7,11 +7,13 @@
 #define IMR_COMPAT_H
 
 #include <linux/delay.h>
+#include <linux/errno.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/mmzone.h>
 #include <linux/page_reporting.h>
 #include <linux/sched.h>
+#include <linux/shrinker.h>
 #include <linux/workqueue.h>
 
 #include "imr_abi.h"
@@ -42,6 +44,33 @@ static inline unsigned int imr_zone_kind(unsigned int zone)
 		return IMR_ZONE_MOVABLE;
 	default:
 		return IMR_ZONE_NORMAL;
+	}
+}
+
+/*
+ * What has the page allocator begin with a zone. ZONE_DMA, of 16 MiB, is of no use: it never has
+ * what each zone keeps.
+ */
+static inline bool imr_zone_gfp(unsigned int zone, gfp_t *gfp)
+{
+	switch (zone) {
+#ifdef CONFIG_ZONE_DMA
+	case ZONE_DMA:
+		return false;
+#endif
+#ifdef CONFIG_ZONE_DMA32
+	case ZONE_DMA32:
+		*gfp = __GFP_DMA32;
+		return true;
+#endif
+	case ZONE_NORMAL:
+		*gfp = 0;
+		return true;
+	case ZONE_MOVABLE:
+		*gfp = __GFP_HIGHMEM | __GFP_MOVABLE;
+		return true;
+	default:
+		return false;
 	}
 }
 
@@ -87,6 +116,46 @@ static inline int imr_alloc_contig(unsigned long start, unsigned long end)
 static inline int imr_alloc_contig(unsigned long start, unsigned long end)
 {
 	return -EOPNOTSUPP;
+}
+#endif
+
+typedef unsigned long (*imr_shrink_fn)(struct shrinker *shrinker, struct shrink_control *sc);
+
+/*
+ * Shrinkers are allocated since 6.7, with a flag for it; before they are the caller's. With no
+ * seeks they are called at the first sign of pressure (do_shrink_slab(), 6.1 and 6.12).
+ */
+#ifdef SHRINKER_ALLOCATED
+static inline struct shrinker *imr_shrinker_start(imr_shrink_fn count, imr_shrink_fn scan)
+{
+	struct shrinker *shrinker = shrinker_alloc(0, "imr");
+
+	if (!shrinker)
+		return NULL;
+	shrinker->count_objects = count;
+	shrinker->scan_objects = scan;
+	shrinker->seeks = 0;
+	shrinker_register(shrinker);
+	return shrinker;
+}
+
+static inline void imr_shrinker_end(struct shrinker *shrinker)
+{
+	shrinker_free(shrinker);
+}
+#else
+static inline struct shrinker *imr_shrinker_start(imr_shrink_fn count, imr_shrink_fn scan)
+{
+	static struct shrinker shrinker;
+
+	shrinker.count_objects = count;
+	shrinker.scan_objects = scan;
+	return register_shrinker(&shrinker, "imr") ? NULL : &shrinker;
+}
+
+static inline void imr_shrinker_end(struct shrinker *shrinker)
+{
+	unregister_shrinker(shrinker);
 }
 #endif
 

@@ -15,9 +15,13 @@
  *	sweeping	1 while it is being served
  *	sweep_stopped_by what ended the last one: 0 nothing yet, 1 enough was offered, 2 there was
  *			no more, 3 no answer, 4 the host wanted no more or something else,
- *			5 unload, sleep or reboot, 6 page reporting is somebody else's
+ *			5 unload, sleep or reboot, 6 page reporting is somebody else's,
+ *			7 the guest was short of memory
  *	open_seq	the offer that is open; 0: none
  *	offer_seq	the newest offer
+ *	held_pages	4 KiB pages that a sweep has allocated
+ *	source		1 page reporting, 2 sweeps
+ *	source_why	0 the parameter says so, 1 page reporting was nobody's, 2 it was taken
  *	registered	1 while page reporting calls us
  *	order		smallest order that is offered
  *	record_kind	1 the record is a list, 2 it is flat
@@ -64,6 +68,11 @@ static const char * const imr_stat_names[] = {
 	[IMR_STAT_COMPACTIONS]		= "compactions",
 	[IMR_STAT_COMPACTED_BLOCKS]	= "compacted_blocks",
 	[IMR_STAT_COMPACT_FAILED]	= "compact_failed",
+	[IMR_STAT_FOR_RESERVE]		= "for_reserve",
+	[IMR_STAT_FOR_DELAY]		= "for_delay",
+	[IMR_STAT_PRESSED]		= "pressed",
+	[IMR_STAT_PRESSED_PAGES]	= "pressed_pages",
+	[IMR_STAT_STRAYS]		= "strays",
 	[IMR_STAT_WAIT_US_TOTAL]	= "wait_us_total",
 	[IMR_STAT_WAIT_US_MAX]		= "wait_us_max",
 };
@@ -89,6 +98,9 @@ static void imr_state_show(struct seq_file *m, struct imr_guest *g)
 	seq_printf(m, "answered_ms %lld\n", answered);
 	seq_printf(m, "open_seq %llu\n", g->batch_open ? READ_ONCE(guest->offer_seq) : 0);
 	seq_printf(m, "offer_seq %llu\n", READ_ONCE(guest->offer_seq));
+	seq_printf(m, "held_pages %ld\n", atomic_long_read(&g->sweeper.held));
+	seq_printf(m, "source %d\n", g->source);
+	seq_printf(m, "source_why %d\n", g->source_why);
 	seq_printf(m, "registered %d\n", READ_ONCE(g->registered));
 	seq_printf(m, "order %u\n", g->order);
 	seq_printf(m, "record_kind %u\n", g->record.kind);

@@ -11,6 +11,7 @@
 #include <linux/lockdep.h>
 #include <linux/mutex.h>
 #include <linux/page_reporting.h>
+#include <linux/scatterlist.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
@@ -18,6 +19,28 @@
 
 /* 2 MiB: the host takes nothing smaller. */
 #define IMR_MIN_ORDER		9
+
+/**
+ * enum imr_source - where free memory to offer comes from
+ * @IMR_SOURCE_REPORTING: page reporting calls imr_report()
+ * @IMR_SOURCE_SWEEP: @sweep_work allocates it, offers it and frees it
+ */
+enum imr_source {
+	IMR_SOURCE_REPORTING = 1,
+	IMR_SOURCE_SWEEP
+};
+
+/**
+ * enum imr_source_why - why it is that
+ * @IMR_SOURCE_ASKED: the parameter says so
+ * @IMR_SOURCE_FREE: page reporting was nobody's
+ * @IMR_SOURCE_BUSY: page reporting was somebody else's
+ */
+enum imr_source_why {
+	IMR_SOURCE_ASKED,
+	IMR_SOURCE_FREE,
+	IMR_SOURCE_BUSY
+};
 
 /**
  * enum imr_stat - what is counted, from load to unload
@@ -51,6 +74,11 @@
  * @IMR_STAT_COMPACTIONS: requests of the host to compact that were taken up
  * @IMR_STAT_COMPACTED_BLOCKS: blocks of @order of struct imr_guest that were made free for them
  * @IMR_STAT_COMPACT_FAILED: blocks that could not be, as something in them cannot be moved
+ * @IMR_STAT_FOR_RESERVE: reports turned down to keep the reserve
+ * @IMR_STAT_FOR_DELAY: reports turned down because the delay was not over
+ * @IMR_STAT_PRESSED: times memory pressure ended a sweep, or kept one from beginning
+ * @IMR_STAT_PRESSED_PAGES: 4 KiB pages that a sweep gave back for that
+ * @IMR_STAT_STRAYS: blocks that a sweep was given a second time, and kept to its end
  * @IMR_STAT_WAIT_US_TOTAL: microseconds from publishing a batch to its end, all batches
  * @IMR_STAT_WAIT_US_MAX: the longest of these
  * @IMR_STAT_COUNT: their number
@@ -86,6 +114,11 @@ enum imr_stat {
 	IMR_STAT_COMPACTIONS,
 	IMR_STAT_COMPACTED_BLOCKS,
 	IMR_STAT_COMPACT_FAILED,
+	IMR_STAT_FOR_RESERVE,
+	IMR_STAT_FOR_DELAY,
+	IMR_STAT_PRESSED,
+	IMR_STAT_PRESSED_PAGES,
+	IMR_STAT_STRAYS,
 	IMR_STAT_WAIT_US_TOTAL,
 	IMR_STAT_WAIT_US_MAX,
 	IMR_STAT_COUNT
@@ -114,6 +147,7 @@ enum imr_phase {
  * @IMR_SWEEP_CANCELLED: the host wanted nothing any more, or made a new request
  * @IMR_SWEEP_STOPPED: unload, sleep or reboot
  * @IMR_SWEEP_NO_REPORTING: page reporting is somebody else's
+ * @IMR_SWEEP_PRESSED: the guest was short of memory
  */
 enum imr_sweep_end {
 	IMR_SWEEP_NONE,
@@ -122,7 +156,84 @@ enum imr_sweep_end {
 	IMR_SWEEP_HOST,
 	IMR_SWEEP_CANCELLED,
 	IMR_SWEEP_STOPPED,
-	IMR_SWEEP_NO_REPORTING
+	IMR_SWEEP_NO_REPORTING,
+	IMR_SWEEP_PRESSED
+};
+
+/**
+ * struct imr_survey - free memory, 4 KiB pages
+ * @free: all of it
+ * @marked: what is marked as offered
+ * @offerable: blocks of the order asked for or larger without a mark, as far as their zones have
+ *	more than they keep
+ * @blocks: number of free blocks of that size, marked or not
+ */
+struct imr_survey {
+	u64 free;
+	u64 marked;
+	u64 offerable;
+	u64 blocks;
+};
+
+/**
+ * struct imr_paced - what the reporting worker knows of reserve and delay; its own
+ * @due_ns: when the delayed pass is due; 0: none is
+ * @passed_ns: when a batch was last let through; 0: never
+ * @spare_ns: when @spare was counted; 0: never
+ * @spare: 4 KiB pages that were free and not offered then, less what was let through since
+ */
+struct imr_paced {
+	u64 due_ns;
+	u64 passed_ns;
+	u64 spare_ns;
+	u64 spare;
+};
+
+/**
+ * struct imr_sweeper - the source sweep; @sweep_work's own, but for what says otherwise
+ * @swept: a bit for each 2 MiB block, as of @taken: offered in this sweep
+ * @page: the blocks of the next batch
+ * @order: their orders
+ * @count: their number
+ * @sgl: the same for imr_report()
+ * @strays: blocks that came again after they were offered; page_private() is the order
+ * @stray_count: their number
+ * @held: 4 KiB pages in both; atomic, @batch_wait is woken when it becomes 0
+ * @pressed: the guest is short of memory: give everything back. Set by anybody
+ * @pressed_ns: when that was last said. Set by anybody
+ * @settled: 4 KiB pages that could have been offered, and were not, when the last sweep ended, or
+ *	at any time since
+ * @grown_ns: since when there is more; 0: there is not
+ * @grown: 4 KiB pages that could have been offered all the time since
+ * @look_ns: how long the last count of free memory took
+ * @blocks: free blocks at the last look; U64_MAX: look again
+ * @attach: the host that the last sweep was for
+ * @mode: its mode
+ * @want_attach: the host whose request was served last
+ * @want_seq: the number of that request
+ * @again: the last sweep did not come to its end; under @lock
+ */
+struct imr_sweeper {
+	unsigned long *swept;
+	struct page *page[PAGE_REPORTING_CAPACITY];
+	unsigned int order[PAGE_REPORTING_CAPACITY];
+	unsigned int count;
+	struct scatterlist sgl[PAGE_REPORTING_CAPACITY];
+	struct list_head strays;
+	unsigned int stray_count;
+	atomic_long_t held;
+	bool pressed;
+	u64 pressed_ns;
+	u64 settled;
+	u64 grown_ns;
+	u64 grown;
+	u64 look_ns;
+	u64 blocks;
+	u64 attach;
+	u32 mode;
+	u64 want_attach;
+	u64 want_seq;
+	bool again;
 };
 
 /**
@@ -133,7 +244,8 @@ enum imr_sweep_end {
  *	@sweeping, and by imr_start() and imr_stop() while that is not queued
  * @hello_work: says HELLO and looks for the answer; ends itself unless @phase is IMR_UP
  * @kick_work: registers with page reporting again, because it retries nothing by itself
- * @sweep_work: has page reporting offer again what was offered before
+ * @sweep_work: has page reporting offer again what was offered before; with @source sweep it
+ *	looks for free memory and offers it
  * @compact_work: makes whole blocks of free memory on the host's request
  * @taken: a bit for each 2 MiB block of memory, by physical address: the host's last answer for
  *	it was that it took it. Atomic bits; NULL when there was no memory for it
@@ -144,6 +256,12 @@ enum imr_sweep_end {
  * @flat: the record is to be flat where it can be; constant after load
  * @compacts: requests to compact are served; constant after load
  * @timeout_ns: time until a batch is withdrawn; constant after load
+ * @source: where free memory to offer comes from; constant after load
+ * @source_why: why it is that; constant after load
+ * @reserve_pages: 4 KiB pages of free memory that are not offered; constant after load
+ * @delay_ns: for how long memory has to be free; constant after load
+ * @paced: reserve and delay of page reporting
+ * @sweeper: the source sweep
  * @lock: guards everything below. Never held while sleeping for the host
  * @phase: see enum imr_phase; also read without @lock, to end a wait early
  * @page: the control page, NULL in IMR_DOWN. Its guest half is written under @lock;
@@ -188,6 +306,12 @@ struct imr_guest {
 	bool flat;
 	bool compacts;
 	u64 timeout_ns;
+	enum imr_source source;
+	enum imr_source_why source_why;
+	u64 reserve_pages;
+	u64 delay_ns;
+	struct imr_paced paced;
+	struct imr_sweeper sweeper;
 
 	struct mutex lock;	/* everything below */
 	enum imr_phase phase;
@@ -274,6 +398,21 @@ void imr_sweep_exit(struct imr_guest *g);
 void imr_sweep_work(struct work_struct *work);
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
 void imr_forget_taken(struct imr_guest *g);
+bool imr_is_taken(struct imr_guest *g, unsigned long pfn);
+
+/* imr_alloc.c */
+int imr_alloc_init(struct imr_guest *g);
+void imr_alloc_exit(struct imr_guest *g);
+void imr_alloc_work(struct work_struct *work);
+
+/* imr_pressure.c */
+int imr_pressure_init(struct imr_guest *g);
+void imr_pressure_exit(void);
+
+/* imr_priority.c */
+void imr_survey(struct imr_guest *g, struct imr_survey *s);
+u64 imr_offerable(struct imr_guest *g, const struct imr_survey *s);
+int imr_hold_back(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents);
 
 /* imr_compact.c */
 void imr_compact_work(struct work_struct *work);

@@ -26,7 +26,7 @@
 /* A batch that was claimed and is not answered for this long is told of. */
 #define IMR_OVERDUE_MS		5000
 
-/* Only one batch can be open: page reporting has one worker. */
+/* Only one batch can be open: the source, page reporting or a sweep, has one worker. */
 static int imr_batch_open(struct imr_guest *g)
 {
 	int err = 0;
@@ -80,9 +80,10 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 
 	for (;;) {
 		now = ktime_get_ns();
-		/* The phase is read without the lock: to see it late costs one more look. */
+		/* Read without the lock: to see either late costs one more look. */
 		fate = imr_offer_look(g->page, seq, !lost && (now - start >= g->timeout_ns ||
-							      READ_ONCE(g->phase) != IMR_UP));
+							      READ_ONCE(g->phase) != IMR_UP ||
+							      READ_ONCE(g->sweeper.pressed)));
 		if (fate == IMR_REVOKED) {
 			imr_count(g, IMR_STAT_REVOKED, 1);
 			return -ETIMEDOUT;
@@ -132,7 +133,7 @@ static void imr_count_wait(struct imr_guest *g, u64 ns)
 	u64 us = ns / NSEC_PER_USEC;
 
 	imr_count(g, IMR_STAT_WAIT_US_TOTAL, us);
-	/* The one writer is the reporting worker. */
+	/* The one writer is the source's worker. */
 	if (us > atomic64_read(&g->stats[IMR_STAT_WAIT_US_MAX]))
 		atomic64_set(&g->stats[IMR_STAT_WAIT_US_MAX], us);
 }
@@ -143,7 +144,9 @@ static void imr_count_wait(struct imr_guest *g, u64 ns)
  * @sgl: the ranges
  * @nents: their number, PAGE_REPORTING_CAPACITY at most
  *
- * Context: page reporting's worker; sleeps until the batch is ours again.
+ * A sweep calls it, too, with ranges that it has allocated.
+ *
+ * Context: the source's worker; sleeps until the batch is ours again.
  * Return: 0 when the host has answered for every range, else a negative errno: the ranges
  *	go back unmarked and page reporting ends its pass.
  */
@@ -152,9 +155,12 @@ int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, u
 	struct imr_guest *g = container_of(prdev, struct imr_guest, prdev);
 	unsigned int count;
 	u64 seq, start;
-	int err;
+	int err = 0;
 
-	err = imr_batch_open(g);
+	if (g->source == IMR_SOURCE_REPORTING)
+		err = imr_hold_back(g, sgl, nents);
+	if (!err)
+		err = imr_batch_open(g);
 	if (err)
 		return err;
 	count = imr_record_write(g, sgl, nents);

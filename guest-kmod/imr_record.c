@@ -108,6 +108,27 @@ static bool imr_record_holds(struct imr_guest *g, const struct imr_range *range)
 	return false;
 }
 
+static int imr_largest_first(const void *a, const void *b)
+{
+	const struct imr_range *one = a, *other = b;
+
+	if (one->order != other->order)
+		return one->order < other->order ? 1 : -1;
+	return one->gpa < other->gpa ? -1 : one->gpa > other->gpa;
+}
+
+/* Page reporting gives the smallest first, and mostly all are of one size. */
+static bool imr_is_largest_first(const struct imr_range *range, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 1; i < count; i++) {
+		if (range[i].order > range[i - 1].order)
+			return false;
+	}
+	return true;
+}
+
 static int imr_by_address(const void *a, const void *b)
 {
 	const struct imr_range *one = a, *other = b;
@@ -153,9 +174,14 @@ unsigned int imr_record_write(struct imr_guest *g, struct scatterlist *sgl, unsi
 	}
 	if (!n)
 		return 0;
+	/*
+	 * A flat record is by address, and so are the host's answers. Of a list the host begins
+	 * with what is worth most.
+	 */
 	if (g->record.kind == IMR_RECORD_FLAT)
-		/* The order of the host's answers. */
 		sort(g->batch, n, sizeof(g->batch[0]), imr_by_address, NULL);
+	else if (!imr_is_largest_first(g->batch, n))
+		sort(g->batch, n, sizeof(g->batch[0]), imr_largest_first, NULL);
 	imr_describe(g->page, &g->record, g->batch, n);
 	imr_count(g, IMR_STAT_RANGES, n);
 	imr_count(g, IMR_STAT_PAGES_OFFERED, pages);

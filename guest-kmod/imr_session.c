@@ -51,7 +51,7 @@ void imr_kick(struct imr_guest *g, bool anew)
 }
 
 /**
- * imr_kick_work() - register with page reporting again
+ * imr_kick_work() - register with page reporting again, or have a sweep begin
  * @work: kick_work of struct imr_guest
  */
 void imr_kick_work(struct work_struct *work)
@@ -65,6 +65,15 @@ void imr_kick_work(struct work_struct *work)
 		 * Unregistering would wait for the batch, and for that there may be no limit.
 		 * imr_batch_close() kicks again, and so does the end of a sweep.
 		 */
+		mutex_unlock(&g->lock);
+		return;
+	}
+	if (g->source == IMR_SOURCE_SWEEP) {
+		g->pass_lost = false;
+		g->kick_ns = ktime_get_ns();
+		g->sweeper.again = true;
+		imr_count(g, IMR_STAT_KICKS, 1);
+		mod_delayed_work(system_freezable_wq, &g->sweep_work, 0);
 		mutex_unlock(&g->lock);
 		return;
 	}
@@ -143,10 +152,12 @@ int imr_start(struct imr_guest *g)
 	WRITE_ONCE(g->phase, IMR_UP);
 	mutex_unlock(&g->lock);
 
-	err = page_reporting_register(&g->prdev);
-	if (err)
-		goto err_down;
-	WRITE_ONCE(g->registered, true);
+	if (g->source == IMR_SOURCE_REPORTING) {
+		err = page_reporting_register(&g->prdev);
+		if (err)
+			goto err_down;
+		WRITE_ONCE(g->registered, true);
+	}
 
 	mutex_lock(&g->lock);
 	said = imr_hello(g);
@@ -155,6 +166,8 @@ int imr_start(struct imr_guest *g)
 		pr_warn("HELLO returned %ld where KVM returns %d; this may be a hypervisor through which no host hears of us\n",
 			said, (int)IMR_RET_ENOSYS);
 	queue_delayed_work(system_freezable_wq, &g->hello_work, 1);
+	if (g->source == IMR_SOURCE_SWEEP)
+		queue_delayed_work(system_freezable_wq, &g->sweep_work, 0);
 	return 0;
 
 err_down:

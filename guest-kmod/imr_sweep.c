@@ -10,11 +10,9 @@
  * worker there is, with its isolation of the ranges and its reserve (imr_zone_left_alone()), so
  * nothing here touches a page, or holds one.
  *
- * To allocate the blocks, offer and free them would be the obvious way, and is none. The
- * allocator hands out first what was freed last, so the next batch would be the one just offered.
- * And with init_on_alloc, Debian's default, it writes to every page of a block, which brings back
- * what the host has taken; __GFP_SKIP_ZERO is heeded with hardware tags only, which x86 does not
- * have (post_alloc_hook(), 6.1 and 6.12).
+ * To allocate the blocks, offer and free them, as imr_alloc.c has to where page reporting is
+ * somebody else's, costs more: with init_on_alloc, Debian's default, the allocator writes to every
+ * page of a block, which brings back what the host has taken.
  */
 #include <linux/bitmap.h>
 #include <linux/memory_hotplug.h>
@@ -96,7 +94,14 @@ void imr_forget_taken(struct imr_guest *g)
 		bitmap_zero(g->taken, g->taken_blocks);
 }
 
-static bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
+/**
+ * imr_is_taken() - whether the host's last answer for a block was that it took it
+ * @g: the module's state
+ * @pfn: a page of the block
+ *
+ * Return: false also where there is no bit to remember it.
+ */
+bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
 {
 	unsigned long block = pfn >> IMR_MIN_ORDER;
 

@@ -1,5 +1,6 @@
 # The module is unloaded and loaded: it says goodbye, comes back as a new one, and offers again.
 . /root/lib.sh
+. /etc/imr/config
 imr_start
 boot 1
 attached 1
@@ -17,6 +18,26 @@ for round in 1 2; do
     event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed after the reload"
     settle
 done
+# Reserve and delay: free memory that the host holds and was not offered, and the time from the free to the first offer.
+RESERVE=96
+guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
+module 1 reserve_mib=$RESERVE delay_ms=6000
+attached 1
+hold 1 big auto
+mark
+freed=$(cut -d. -f1 /proc/uptime)
+release 1 big
+event 60 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed with a delay"
+took=$(($(cut -d. -f1 /proc/uptime) - freed))
+settle
+resident=$(resident_kib 1)
+used=$((GUEST_MEM * 1024 - $(guest run 1 "sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo")))
+say "offered after $took s; resident $((resident / 1024)) MiB, in use $((used / 1024)) MiB, reserve $RESERVE MiB"
+need "the delay was kept, s" "$took" -ge 5
+need "batches came before it was over" "$(stat_of 1 for_delay)" -ge 1
+need "batches were kept back for the reserve" "$(stat_of 1 for_reserve)" -ge 1
+need "the reserve is with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 8) * 1024))
+need "no more than a batch and a block over it, KiB" $((resident - used)) -le $(((RESERVE + 128 + 8) * 1024))
 need "no page was given up" "$(stat_of 1 leaked_pages)" -eq 0
 guest run 1 dmesg | grep -E 'WARN|BUG|Oops' && fail "the guest's kernel complains"
 imr_stop

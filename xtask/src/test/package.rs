@@ -20,7 +20,7 @@ const INSTALL: &str = include_str!("package/install.sh");
 /// How many of a log's last lines a failure shows.
 const LAST_LINES: usize = 30;
 /// Names that belong to the kernel, and break its rule: the macro's pattern in page-flags.h makes them.
-const KERNELS_NAMES: [&str; 1] = ["<__ClearPageReported>"];
+const KERNELS_NAMES: [&str; 2] = ["<__ClearPageReported>", "<__SetPageReported>"];
 
 /// What is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

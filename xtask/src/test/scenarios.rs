@@ -120,6 +120,11 @@ grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
     Machine { load: Some(LOAD), ..Machine::default() }
 }
 
+/// The script starts the guest and loads the module.
+fn by_hand() -> Machine {
+    Machine { module: false, autostart: false, limit_s: 420, ..Machine::default() }
+}
+
 /// All of them, the simplest first.
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "boot_and_free", script: "boot_and_free.sh", machine: Machine::default },
@@ -166,6 +171,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "flat_churn",
         script: "churn.sh",
         machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..flat_record() },
+    },
+    // The script gives the guest a balloon.
+    Scenario { name: "sweep", script: "sweep.sh", machine: by_hand },
+    Scenario {
+        name: "sweep_6_1",
+        script: "sweep.sh",
+        machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..by_hand() },
     },
     Scenario {
         name: "files_keep_checksums",
