@@ -329,12 +329,12 @@ static void imr_run(struct imr_guest *g, u64 pages, bool asked)
 	mutex_unlock(&g->lock);
 }
 
-/* How much of what may be offered is not of a free memory that is as it was. */
+/* How much is to be offered, 4 KiB pages: with @any all that may be, else what has come for long. */
 static u64 imr_look_for_free(struct imr_guest *g, u64 now, bool any)
 {
 	struct imr_sweeper *s = &g->sweeper;
 	struct imr_survey survey;
-	u64 offerable, least;
+	u64 offerable, more, least;
 
 	imr_survey(g, &survey);
 	s->look_ns = ktime_get_ns() - now;
@@ -344,16 +344,18 @@ static u64 imr_look_for_free(struct imr_guest *g, u64 now, bool any)
 	if (any)
 		return offerable;
 
+	/* Only what has come: what the host kept is there, too, and to offer it again costs. */
+	more = offerable - s->settled;
 	least = max_t(u64, IMR_NOTICEABLE_PAGES, totalram_pages() / IMR_NOTICEABLE_SHARE);
-	if (offerable < s->settled + least) {
+	if (more < least) {
 		s->grown_ns = 0;
 		return 0;
 	}
 	if (!s->grown_ns) {
 		s->grown_ns = now;
-		s->grown = offerable;
+		s->grown = more;
 	}
-	s->grown = min(s->grown, offerable);
+	s->grown = min(s->grown, more);
 	return now - s->grown_ns >= g->delay_ns ? s->grown : 0;
 }
 

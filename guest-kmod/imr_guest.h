@@ -204,7 +204,7 @@ struct imr_paced {
  * @settled: 4 KiB pages that could have been offered, and were not, when the last sweep ended, or
  *	at any time since
  * @grown_ns: since when there is more; 0: there is not
- * @grown: 4 KiB pages that could have been offered all the time since
+ * @grown: how many 4 KiB pages more, at least, all the time since
  * @look_ns: how long the last count of free memory took
  * @blocks: free blocks at the last look; U64_MAX: look again
  * @attach: the host that the last sweep was for
