@@ -66,7 +66,12 @@ struct World {
 
 impl World {
     fn new(file: File) -> Self {
-        let host = HostIdentity { attach_id: 7, mode: MODE_RECLAIMING, want: Want::default(), compact: Want::default() };
+        let host = HostIdentity {
+            attach_id: 7,
+            mode: MODE_RECLAIMING,
+            want: Want::default(),
+            compact: Want::default(),
+        };
         let memory = GuestMemory::new(file.try_clone().expect("a descriptor"), ranges(3));
         let world = Self { file, memory, session: None, claimed: None, host, now_ns: 1000 };
         world.file.write_all_at(&[0; FRAMES * FRAME as usize], 0).expect("a memfd can be written");

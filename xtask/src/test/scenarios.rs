@@ -120,6 +120,11 @@ grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
     Machine { load: Some(LOAD), ..Machine::default() }
 }
 
+/// The same, and what is offered is allocated; a guest that has another source is left without the module.
+const FLAT_SWEEP: &str = "insmod /imr_guest.ko record=flat source=sweep
+grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats && grep -qx 'source 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
+";
+
 /// The script starts the guest and loads the module.
 fn by_hand() -> Machine {
     Machine { module: false, autostart: false, limit_s: 420, ..Machine::default() }
@@ -171,6 +176,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "flat_churn",
         script: "churn.sh",
         machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..flat_record() },
+    },
+    Scenario {
+        name: "flat_sweep",
+        script: "boot_and_free.sh",
+        machine: || Machine {
+            load: Some(FLAT_SWEEP),
+            kernels: (KernelLine::V6_1, KernelLine::V6_12),
+            ..flat_record()
+        },
     },
     // The script gives the guest a balloon.
     Scenario { name: "sweep", script: "sweep.sh", machine: by_hand },
