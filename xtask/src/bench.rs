@@ -3,6 +3,8 @@
 //! In: the name and what the benchmark takes. Out: its figures, with `--json` one JSON line at the end; 1 when a figure
 //! is over its limit, 3 when the machine lacks something. Must not measure anything itself.
 
+mod priority;
+
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -27,6 +29,8 @@ enum Bench {
     View(ViewArgs),
     /// The list and the flat record side by side: guest instructions, host time and memory, for guests of 1 GiB to 1 TiB
     Records(RecordsArgs),
+    /// What reserve, delay and order of the guest module cost a guest and bring the host; in the testbed
+    Priority(priority::Args),
     /// What imr's host side costs beside the bare system calls, what its probes cost a guest, what swap and KSM take;
     /// needs root and /dev/kvm
     Reclaim(ReclaimArgs),
@@ -71,6 +75,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .arg("--target-dir")
         .arg(cache::target_dir());
     match &args.bench {
+        // Of the testbed, and not a program of the tests crate.
+        Bench::Priority(args) => return priority::run(args),
         Bench::View(view) => {
             command.args(["--bench", "view", "--", "--seconds", &view.seconds.to_string()]);
             command.args(view.json.then_some("--json"));

@@ -154,6 +154,9 @@ pub struct VmStatus {
     pub free_memory: Option<FreeMemory>,
     /// Reclaimed since the start, bytes as measured.
     pub reclaimed_bytes: u64,
+    /// Reclaimed memory that the guest has used again since, bytes.
+    #[serde(default)]
+    pub refaulted_bytes: u64,
     /// Offers claimed.
     pub claimed: u64,
     /// Offers finished.

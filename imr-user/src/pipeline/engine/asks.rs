@@ -122,6 +122,7 @@ fn status_of(vm: &FollowedVm) -> VmStatus {
         guest_free_bytes: model.guest_free_bytes,
         free_memory: model.free_memory,
         reclaimed_bytes: model.reclaimed_bytes,
+        refaulted_bytes: model.snapshot().refaulted_bytes,
         claimed: model.offers.claimed,
         done: model.offers.done,
         given_back: model.offers.revoked + model.offers.abandoned,

@@ -4,6 +4,7 @@
 //! check held, 1 it did not, 2 wrong usage. It is one static program, so that an initramfs needs no library.
 
 mod args;
+mod burst;
 mod churn;
 mod files;
 mod fill;
@@ -24,6 +25,8 @@ use args::Args;
 
 const USAGE: &str = "\
 imr-testtool churn --mib N|auto [--rounds R] [--wait-ms MS]   take, fill, verify and free memory, R rounds
+imr-testtool burst --mib N [--chunk-kib K] --times FILE       take memory in chunks, free it; how long each chunk took
+imr-testtool burst --report FILE                              half of all chunks took no longer, and 99 of 100
 imr-testtool fill --mib N|auto [--same] [--ready FILE] [--until FILE] [--rewrite FILE]
              fill once, --same: with equal pages; hold until FILE exists; verify; free. While it is held, each time
              that the --rewrite FILE exists: verify, write anew, remove FILE
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     let command = words.next().unwrap_or_else(|| "help".to_owned());
     let args = Args::new(words);
     let result = match command.as_str() {
+        "burst" => burst::run(args),
         "churn" => churn::run(args),
         "fill" => fill::run(args),
         "fragment" => fragment::run(args),
