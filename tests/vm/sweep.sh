@@ -54,7 +54,7 @@ need "IMR took a good part of it, KiB" "$reclaimed" -ge $((filled / 4))
 need "page reporting did not come to the module" "$(stat_of 1 registered)" -eq 0
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 
-# --- nobody's; a reserve ---
+# --- nobody's; a flat record, a reserve ---
 
 # Not by unloading virtio_balloon: 6.12 dies of that (vp_del_vq() of a queue that the device does not have).
 release 1 kept
@@ -62,8 +62,9 @@ guest stop 1 && guest start 1 || fail "guest 1 does not start again"
 mark
 boot 1
 RESERVE=64
-module 1 source=sweep reserve_mib=$RESERVE timeout_ms=60000
+module 1 source=sweep record=flat reserve_mib=$RESERVE timeout_ms=60000
 attached 1
+need "the record is flat" "$(stat_of 1 record_kind)" -eq 2
 need "it was asked for" "$(stat_of 1 source_why)" -eq 0
 hold 1 kept $HELD
 settle
