@@ -21,6 +21,7 @@ done
 # Reserve and delay: free memory that the host holds and was not offered, and the time from the free to the first offer.
 RESERVE=96
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
+mark
 module 1 reserve_mib=$RESERVE delay_ms=6000
 attached 1
 hold 1 big auto
