@@ -329,7 +329,7 @@ static void imr_run(struct imr_guest *g, u64 pages, bool asked)
 	mutex_unlock(&g->lock);
 }
 
-/* How much is to be offered, 4 KiB pages: with @any all that may be, else what has come for long. */
+/* How much is to be offered, 4 KiB pages: with @any all that may be, else what has come. */
 static u64 imr_look_for_free(struct imr_guest *g, u64 now, bool any)
 {
 	struct imr_sweeper *s = &g->sweeper;

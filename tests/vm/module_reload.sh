@@ -21,6 +21,7 @@ done
 # Reserve and delay: free memory that the host holds and was not offered, and the time from the free to the first offer.
 RESERVE=96
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
+mark
 module 1 reserve_mib=$RESERVE delay_ms=6000
 attached 1
 hold 1 big auto
@@ -36,7 +37,8 @@ say "offered after $took s; resident $((resident / 1024)) MiB, in use $((used / 
 need "the delay was kept, s" "$took" -ge 5
 need "batches came before it was over" "$(stat_of 1 for_delay)" -ge 1
 need "batches were kept back for the reserve" "$(stat_of 1 for_reserve)" -ge 1
-need "the reserve is with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 8) * 1024))
+# What is in use need not all be resident: of what the kernel keeps at boot some is never touched.
+need "the reserve is with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 16) * 1024))
 need "no more than a batch and a block over it, KiB" $((resident - used)) -le $(((RESERVE + 128 + 8) * 1024))
 need "no page was given up" "$(stat_of 1 leaked_pages)" -eq 0
 guest run 1 dmesg | grep -E 'WARN|BUG|Oops' && fail "the guest's kernel complains"

@@ -4,7 +4,7 @@
 . /etc/imr/config
 HELD=48
 
-free_kib() { guest run -t 20 1 "sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo"; }
+available_kib() { guest run -t 20 1 "sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo"; }
 
 came_back() { [ "$(resident_kib 1)" -le $((held - filled * 7 / 10)) ]; }
 
@@ -54,7 +54,7 @@ need "IMR took a good part of it, KiB" "$reclaimed" -ge $((filled / 4))
 need "page reporting did not come to the module" "$(stat_of 1 registered)" -eq 0
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 
-# --- nobody's; a reserve ---
+# --- nobody's; a flat record, a reserve ---
 
 # Not by unloading virtio_balloon: 6.12 dies of that (vp_del_vq() of a queue that the device does not have).
 release 1 kept
@@ -62,8 +62,9 @@ guest stop 1 && guest start 1 || fail "guest 1 does not start again"
 mark
 boot 1
 RESERVE=64
-module 1 source=sweep reserve_mib=$RESERVE timeout_ms=60000
+module 1 source=sweep record=flat reserve_mib=$RESERVE timeout_ms=60000
 attached 1
+need "the record is flat" "$(stat_of 1 record_kind)" -eq 2
 need "it was asked for" "$(stat_of 1 source_why)" -eq 0
 hold 1 kept $HELD
 settle
@@ -73,20 +74,21 @@ need "IMR took what is over the reserve, KiB" "$reclaimed" -ge $((filled / 2))
 resident=$(resident_kib 1)
 used=$((GUEST_MEM * 1024 - $(guest run 1 "sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo")))
 say "resident $((resident / 1024)) MiB, in use $((used / 1024)) MiB, reserve $RESERVE MiB"
-need "the reserve is left with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 8) * 1024))
+# What is in use need not all be resident: of what the kernel keeps at boot some is never touched.
+need "the reserve is left with the guest, KiB" $((resident - used)) -ge $(((RESERVE - 16) * 1024))
 
 # --- memory pressure, with a batch held: the host has heard of it and is stopped; the guest would wait 60 s ---
 
 hold 1 big auto
 imr_stop
-available=$(free_kib)
+available=$(available_kib)
 release 1 big
 mib=$(guest run 1 "sed -n 's/^mib=\([0-9]*\).*/\1/p' /tmp/big.out")
 FROM=0
 imr_start --stop-at heard
 stops 1
 held=$(stat_of 1 held_pages)
-say "held: $((held / 256)) MiB; available $(($(free_kib) / 1024)) MiB; $((mib + available / 1024)) MiB without a batch"
+say "held: $((held / 256)) MiB; available $(($(available_kib) / 1024)) MiB; $((mib + available / 1024)) MiB without a batch"
 need "a sweep holds a batch, pages" "$held" -ge 16384
 need "it is open" "$OPEN" -gt 0
 # All but 24 MiB of what is there without the batch, so more than there is now.

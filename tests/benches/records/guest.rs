@@ -1,7 +1,7 @@
 //! What describing an offer costs the guest: the instructions that the module's own C code takes, counted one by one.
 //!
 //! In: the record's kind, the guest's size, the number of ranges. Out: instructions, and the bytes of the record. The code is
-//! guest-kmod/imr_record.c, compiled for user space and single-stepped, so that the counts are exact and the same each time.
+//! guest-kmod/imr_record.c and imr_handshake.c, compiled for user space and single-stepped, so that the counts are exact and the same each time.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::{Kind, Missing};
 
 /// How the instructions were counted, for the output.
 pub(crate) const COUNTED_BY: &str =
-    "single steps (ptrace) of guest-kmod/imr_record.c, compiled for user space with -O2";
+    "single steps (ptrace) of guest-kmod/imr_record.c and imr_handshake.c, compiled for user space with -O2";
 /// More than any offer takes; a program that does not end is a defect.
 const MOST_STEPS: u64 = 10_000_000;
 
@@ -38,11 +38,14 @@ impl Offer {
     pub(crate) fn compile(dir: &Path) -> Result<Self> {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (here, module) = (tests.join("benches/records"), tests.join("../guest-kmod"));
-        let headers = dir.join("include/linux");
-        fs::create_dir_all(&headers).with_context(|| format!("cannot create {}", headers.display()))?;
-        for source in ["imr_abi.h", "imr_guest.h", "imr_record.c"] {
+        let headers = dir.join("include");
+        for folder in ["linux", "asm"].map(|name| headers.join(name)) {
+            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        let sources = ["imr_abi.h", "imr_guest.h", "imr_handshake.h", "imr_handshake.c", "imr_record.c"];
+        for source in sources {
             let text = fs::read_to_string(module.join(source)).with_context(|| source.to_owned())?;
-            let names = text.lines().filter_map(|line| line.strip_prefix("#include <linux/"));
+            let names = text.lines().filter_map(|line| line.strip_prefix("#include <"));
             for name in names.filter_map(|name| name.strip_suffix('>')) {
                 fs::write(headers.join(name), "#include \"kernel.h\"\n").with_context(|| name.to_owned())?;
             }
@@ -52,7 +55,7 @@ impl Offer {
         let output = Command::new(&compiler)
             .args(["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing", "-I"])
             .args([&here, Path::new("-I")])
-            .args([&dir.join("include"), Path::new("-I"), &module, Path::new("-o"), &program])
+            .args([&headers, Path::new("-I"), &module, Path::new("-o"), &program])
             .arg(here.join("offer.c"))
             .output()
             .map_err(|error| Missing(format!("a C compiler ({compiler}: {error}); apt install gcc")))?;

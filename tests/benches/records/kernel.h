@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * As much of the kernel's interfaces as guest-kmod/imr_record.c needs, for a program in user space.
+ * As much of the kernel's interfaces as guest-kmod/imr_record.c and imr_handshake.c need, for a program in user space.
  * What runs while instructions are counted is short: a struct page is its address, and sort() is a
  * bottom-up heapsort, as the kernel's is.
  */
@@ -34,6 +34,10 @@ typedef long long s64;
 #define __aligned(bytes) __attribute__((aligned(bytes)))
 #define WRITE_ONCE(x, value) (*(volatile __typeof__(x) *)&(x) = (value))
 #define READ_ONCE(x) (*(volatile __typeof__(x) *)&(x))
+/* x86 keeps loads and stores in order by itself, but for a store before a load. */
+#define virt_store_release(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
+#define virt_load_acquire(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define virt_mb() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define BUILD_BUG_ON(wrong) _Static_assert(!(wrong), #wrong)
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define DIV_ROUND_UP(n, by) (((n) + (by) - 1) / (by))
@@ -47,6 +51,9 @@ typedef struct {
 typedef struct {
 	int counter;
 } atomic_t;
+typedef struct {
+	long counter;
+} atomic_long_t;
 struct list_head {
 	struct list_head *next, *prev;
 };
@@ -92,6 +99,12 @@ static inline struct page *sg_page(struct scatterlist *sg)
 static inline u64 page_to_phys(struct page *page)
 {
 	return (unsigned long)page;
+}
+
+/* The record's address is in the control page only; nobody looks there. */
+static inline u64 virt_to_phys(const void *at)
+{
+	return (unsigned long)at;
 }
 
 static inline unsigned int get_order(unsigned long size)

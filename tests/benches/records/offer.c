@@ -8,6 +8,7 @@
  */
 #include "kernel.h"
 #include "imr_record.c"
+#include "imr_handshake.c"
 
 struct node bench_node;
 
@@ -56,7 +57,7 @@ int main(int argc, char **argv)
 	if (g.flat && (g.page->guest.offer_head || g.page->guest.offer_last != mib / 2 * (count - 1) / count))
 		return 6;
 	BREAKPOINT();
-	imr_record_clear(&g, n);
+	imr_undescribe(&g.record, g.batch, n);
 	BREAKPOINT();
 	return n == count ? 0 : 5;
 }

@@ -50,9 +50,9 @@ impl Scenario {
         self.name.contains("hostile")
     }
 
-    /// Whether its script resets guests on purpose.
+    /// Whether its script resets guests on purpose, or starts one anew.
     pub(super) fn resets_guests(&self) -> bool {
-        self.name.starts_with("reset_")
+        self.name.starts_with("reset_") || self.script == "sweep.sh"
     }
 }
 
