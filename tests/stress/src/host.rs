@@ -121,7 +121,8 @@ impl Host<'_> {
     }
 
     fn identity(&self) -> HostIdentity {
-        HostIdentity { attach_id: self.attach_id, mode: MODE_RECLAIMING, want: Want::default() }
+        let none = Want::default();
+        HostIdentity { attach_id: self.attach_id, mode: MODE_RECLAIMING, want: none, compact: none }
     }
 
     fn is_same_boot(&self, call: &Call) -> bool {
