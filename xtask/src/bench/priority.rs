@@ -7,6 +7,7 @@
 mod plot;
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,11 +15,14 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::setup::{self, Need};
+use crate::test::second_try;
 use crate::testbed::config::{Config, GuestRam, Mib, Script};
 use crate::testbed::files::FileMapping;
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
+/// Its name, also of its logs.
+const NAME: &str = "priority";
 /// What a burst takes, MiB.
 const BURST_MIB: u32 = 96;
 /// How long the guest is idle after each, seconds: longer than page reporting's own 2 s.
@@ -87,20 +91,21 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Testbed])?;
     build_user::release_binaries()?;
     build_kmod::ensure_built(Config::default().guest_kernel)?;
-    let config = config(args.rounds)?;
-    let outcome = run_session(&config, &mut |line| {
-        if line.text.starts_with(FIGURES) {
-            eprintln!("{}", line.text);
+    let logs = cache::target_dir().join("vm-logs").join(NAME);
+    let config = config(args.rounds, &logs)?;
+    let session = || {
+        if logs.exists() {
+            fs::remove_dir_all(&logs).with_context(|| format!("cannot remove {}", logs.display()))?;
         }
-    })?;
+        run_session(&config, &mut |line| {
+            if line.text.starts_with(FIGURES) {
+                eprintln!("{}", line.text);
+            }
+        })
+    };
+    let outcome = second_try::run(NAME, &logs, false, session)?.outcome;
     if !outcome.success() {
-        for line in &outcome.lines {
-            eprintln!("{line}");
-        }
-        bail!(
-            "the testbed failed: {}",
-            outcome.problem.map_or_else(String::new, |problem| problem.to_string())
-        );
+        return Ok(ExitCode::FAILURE);
     }
     let figures = outcome.lines.iter().filter_map(|line| line.text.strip_prefix(FIGURES));
     let rows = figures.map(row).collect::<Result<Vec<_>>>()?;
@@ -118,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(rounds: u64) -> Result<Config> {
+fn config(rounds: u64, logs: &Path) -> Result<Config> {
     let scripts = cache::workspace().join("tests/vm");
     let path = scripts.join("priority.sh");
     let script = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -138,6 +143,8 @@ fn config(rounds: u64) -> Result<Config> {
             FileMapping::new(build_user::static_tools()?.join("imr-testtool"), "/usr/bin/imr-testtool"),
         ],
         build: false,
+        logs: Some(logs.to_owned()),
+        save: Some(logs.join("saved")),
         timeout: Some(Duration::from_secs(BOOT_S + case_s * CASES.len() as u64)),
         ..Config::default()
     })

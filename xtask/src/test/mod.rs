@@ -7,7 +7,7 @@ mod cargo_ring;
 mod fuzz;
 mod package;
 mod scenarios;
-mod second_try;
+pub(crate) mod second_try;
 mod soak;
 mod stress;
 mod tally;

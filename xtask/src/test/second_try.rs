@@ -19,18 +19,18 @@ const SHUTDOWN: &str = r#""event":"reset","cause":"shutdown""#;
 
 /// How a test ended, after one try or two.
 #[derive(Debug)]
-pub(super) struct Tried {
+pub(crate) struct Tried {
     /// Of the last try.
-    pub(super) outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// How long a first try took that does not count.
-    pub(super) seconds_lost: Option<f64>,
+    pub(crate) seconds_lost: Option<f64>,
 }
 
 /// Runs the test `name`, and once more where [`once_more`] says so; `logs` is where it leaves its own.
 ///
 /// # Errors
 /// As of `run`; when it was interrupted by a signal, or the first try's logs cannot be kept.
-pub(super) fn run(
+pub(crate) fn run(
     name: &str,
     logs: &Path,
     resets_guests: bool,
