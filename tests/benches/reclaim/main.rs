@@ -30,11 +30,11 @@ use peers::{Pace, Peer};
 use report::{Report, Way};
 
 /// Pairs of turns in 4 KiB pages.
-const ROUNDS: u64 = 10;
+const ROUNDS: u64 = 20;
 /// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
-const HUGE_ROUNDS: u64 = 4;
+const HUGE_ROUNDS: u64 = 2;
 /// Turns with and without imr for each such pair: 1 in so many.
-const PROBE_ROUNDS: u64 = 1;
+const PROBE_ROUNDS: u64 = 2;
 /// Ranges written to swap.
 const SWAP_ROUNDS: u64 = 5;
 /// How long KSM is waited for.

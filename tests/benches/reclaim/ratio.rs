@@ -19,7 +19,8 @@ use crate::host::Host;
 use crate::missing::Missing;
 use crate::undo::{Change, setting};
 
-/// Batches of one turn. A guest with memory to give offers one batch after the other.
+/// Batches of one turn in huge pages. A guest with memory to give offers one batch after the other. In 4 KiB pages one takes
+/// so long that it does not matter what was before.
 const IN_A_ROW: u64 = 3;
 /// Bytes from one batch to the next of the same turn.
 const BATCH_DISTANCE: u64 = 256 << 20;
@@ -135,9 +136,10 @@ struct Bare {
 
 /// The batches of one turn: 32 ranges of 4 MiB each. No range touches the next of its batch: neighbours would be taken in
 /// fewer calls than the bare loop's. What lies in between is the other turn's.
-fn batches(odd: bool) -> impl Iterator<Item = Ranges> {
+fn batches(backing: Backing, odd: bool) -> impl Iterator<Item = Ranges> {
     let first = DATA_GPA + if odd { 4 << 20 } else { 0 };
-    (0..IN_A_ROW).map(move |number| Ranges {
+    let count = if backing.page() == "4k" { 1 } else { IN_A_ROW };
+    (0..count).map(move |number| Ranges {
         first: first + number * BATCH_DISTANCE,
         bytes: 4 << 20,
         distance: 8 << 20,
@@ -148,15 +150,15 @@ fn batches(odd: bool) -> impl Iterator<Item = Ranges> {
 /// Pairs of both ways, one right after the other, so that what else the machine does meets both. Each way goes first as
 /// often as the other, and takes each half of memory as often.
 fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>> {
-    let turn_bytes: u64 = batches(false).map(Ranges::total).sum();
+    let turn_bytes: u64 = batches(backing, false).map(Ranges::total).sum();
     let _settings = prepare(backing, 2 * turn_bytes)?;
-    let last = batches(true).last().context("a turn without batches")?;
+    let last = batches(backing, true).last().context("a turn without batches")?;
     let mut host = start(backing, last)?;
     let mut answerer = attach(&host)?;
     let mut measured = Measured::default();
     let mut seq = 0;
     for round in 0..rounds + WARM_UP {
-        for ranges in batches(false).chain(batches(true)) {
+        for ranges in batches(backing, false).chain(batches(backing, true)) {
             host.touch(ranges)?;
         }
         if round == 0 {
@@ -167,7 +169,7 @@ fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>
         let mut bare_us = 0.0;
         for imr in [round & 1 == 0, round & 1 != 0] {
             let before = (bare.held)(&host)?;
-            for ranges in batches(odd == imr) {
+            for ranges in batches(backing, odd == imr) {
                 if imr {
                     seq += 1;
                     let Some(stages) = offer(&mut host, &mut answerer, ranges, seq)? else { return Ok(None) };
