@@ -331,7 +331,7 @@ mod tests {
     fn no_script_is_left_over() {
         for entry in std::fs::read_dir(cache::workspace().join("tests/vm")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let others = ["lib.sh", "soak.sh"];
+            let others = ["lib.sh", "priority.sh", "soak.sh"];
             assert!(
                 others.contains(&&*name) || SCENARIOS.iter().any(|scenario| scenario.script == name),
                 "{name}"
