@@ -24,8 +24,10 @@ use crate::undo::{Change, setting};
 const IN_A_ROW: u64 = 3;
 /// Bytes from one batch to the next of the same turn.
 const BATCH_DISTANCE: u64 = 256 << 20;
+/// Pairs of a sample.
+const BALANCED: u64 = 4;
 /// Pairs before the measured ones.
-const WARM_UP: u64 = 2;
+const WARM_UP: u64 = BALANCED;
 /// What the VM may take meanwhile for other things, such as its control page, bytes.
 const SLACK: u64 = 64 << 10;
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
@@ -147,8 +149,9 @@ fn batches(backing: Backing, odd: bool) -> impl Iterator<Item = Ranges> {
     })
 }
 
-/// Pairs of both ways, one right after the other, so that what else the machine does meets both. Each way goes first as
-/// often as the other, and takes each half of memory as often.
+/// Pairs of both ways, one right after the other, so that what else the machine does meets both. In [`BALANCED`] pairs each
+/// way goes first as often as the other, and takes each half of memory as often: who goes first, or takes what was touched
+/// last, has other caches. Their sums are one sample.
 fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>> {
     let turn_bytes: u64 = batches(backing, false).map(Ranges::total).sum();
     let _settings = prepare(backing, 2 * turn_bytes)?;
@@ -157,7 +160,8 @@ fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>
     let mut answerer = attach(&host)?;
     let mut measured = Measured::default();
     let mut seq = 0;
-    for round in 0..rounds + WARM_UP {
+    let (mut offered, mut bare_us) = (Vec::new(), 0.0);
+    for round in 0..rounds.next_multiple_of(BALANCED) + WARM_UP {
         for ranges in batches(backing, false).chain(batches(backing, true)) {
             host.touch(ranges)?;
         }
@@ -165,8 +169,6 @@ fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>
             check_pages(&host, backing, 2 * turn_bytes)?;
         }
         let odd = round & 2 != 0;
-        let mut offered = Vec::new();
-        let mut bare_us = 0.0;
         for imr in [round & 1 == 0, round & 1 != 0] {
             let before = (bare.held)(&host)?;
             for ranges in batches(backing, odd == imr) {
@@ -175,14 +177,20 @@ fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>
                     let Some(stages) = offer(&mut host, &mut answerer, ranges, seq)? else { return Ok(None) };
                     offered.push(stages);
                 } else {
+                    // As before an offer the VMM is asked something, so that both ways begin with the same caches.
+                    host.is(Ask::Reclaimed { seq, count: ranges.count })?;
                     bare_us += (bare.take)(&mut host, ranges)?;
                 }
             }
             let freed = before.saturating_sub((bare.held)(&host)?);
             ensure!(freed + SLACK >= turn_bytes, "of {turn_bytes} bytes {freed} came back (imr: {imr})");
         }
-        if round >= WARM_UP {
-            measured.add(&offered, bare_us, turn_bytes as f64 / BLOCK as f64);
+        if (round + 1).is_multiple_of(BALANCED) {
+            if round >= WARM_UP {
+                measured.add(&offered, bare_us, (BALANCED * turn_bytes) as f64 / BLOCK as f64);
+            }
+            offered.clear();
+            bare_us = 0.0;
         }
     }
     Ok(Some(measured))
