@@ -32,7 +32,7 @@ use report::{Report, Way};
 /// Pairs of turns in 4 KiB pages.
 const ROUNDS: u64 = 20;
 /// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
-const HUGE_ROUNDS: u64 = 2;
+const HUGE_ROUNDS: u64 = 4;
 /// Turns with and without imr for each such pair: 1 in so many.
 const PROBE_ROUNDS: u64 = 2;
 /// Ranges written to swap.
