@@ -92,11 +92,12 @@ static void imr_mark(struct page *page, unsigned int order)
 
 /*
  * What the host did not take loses the mark that kept it from coming again in this sweep, so that
- * the next one, and whoever has page reporting, offers it.
+ * the next one, and whoever has page reporting, offers it. Returns how many pages that are.
  */
-static void imr_unmark_kept(struct imr_guest *g)
+static u64 imr_unmark_kept(struct imr_guest *g)
 {
 	unsigned long block;
+	u64 pages = 0;
 
 	for_each_set_bit(block, g->sweeper.swept, g->taken_blocks) {
 		struct page *page = pfn_to_online_page(block << IMR_MIN_ORDER);
@@ -104,6 +105,7 @@ static void imr_unmark_kept(struct imr_guest *g)
 
 		if (!page || imr_is_taken(g, block << IMR_MIN_ORDER))
 			continue;
+		pages += 1UL << IMR_MIN_ORDER;
 		zone = page_zone(page);
 		spin_lock_irq(&zone->lock);
 		if (PageBuddy(page) && PageReported(page))
@@ -111,6 +113,7 @@ static void imr_unmark_kept(struct imr_guest *g)
 		spin_unlock_irq(&zone->lock);
 		cond_resched();
 	}
+	return pages;
 }
 
 static void imr_free_strays(struct imr_guest *g)
@@ -298,7 +301,8 @@ static void imr_run_all(struct imr_run *r)
 		r->end = r->left ? IMR_SWEEP_ALL : IMR_SWEEP_ENOUGH;
 }
 
-static void imr_run(struct imr_guest *g, u64 pages, bool asked)
+/* Offers @pages, and leaves @left that could be offered, too. */
+static void imr_run(struct imr_guest *g, u64 pages, u64 left, bool asked)
 {
 	struct imr_run r = { .g = g, .left = pages, .asked = asked };
 	struct imr_sweeper *s = &g->sweeper;
@@ -312,13 +316,18 @@ static void imr_run(struct imr_guest *g, u64 pages, bool asked)
 	bitmap_zero(s->swept, g->taken_blocks);
 
 	imr_run_all(&r);
-	imr_unmark_kept(g);
+	left += imr_unmark_kept(g);
 	imr_free_strays(g);
 
 	imr_survey(g, &survey);
 	s->settled = imr_offerable(g, &survey);
 	s->blocks = survey.blocks;
 	s->grown_ns = 0;
+	/* What is more than was left has come meanwhile: it is still to be offered. */
+	if (r.end == IMR_SWEEP_ENOUGH && s->settled > left) {
+		s->settled = left;
+		s->blocks = U64_MAX;
+	}
 
 	mutex_lock(&g->lock);
 	g->sweeping = false;
@@ -389,7 +398,7 @@ static u64 imr_free_blocks(struct imr_guest *g)
 void imr_alloc_work(struct work_struct *work)
 {
 	struct imr_guest *g = container_of(to_delayed_work(work), struct imr_guest, sweep_work);
-	u64 now = ktime_get_ns(), pages = 0, want = 0, next;
+	u64 now = ktime_get_ns(), pages = 0, want = 0, left, next;
 	struct imr_sweeper *s = &g->sweeper;
 	bool any, calm;
 
@@ -420,10 +429,13 @@ void imr_alloc_work(struct work_struct *work)
 
 	if (calm && (any || want || s->grown_ns || imr_free_blocks(g) != s->blocks))
 		pages = imr_look_for_free(g, now, any || want);
+	left = any || want ? pages : s->settled;
 	if (want && !any)
 		pages = min(pages, want);
+	if (any || want)
+		left -= pages;
 	if (pages)
-		imr_run(g, pages, want && !any);
+		imr_run(g, pages, left, want && !any);
 
 	next = max(imr_ms(IMR_LOOK_AGAIN_MS), IMR_LOOK_SHARE * s->look_ns);
 	mutex_lock(&g->lock);
