@@ -120,11 +120,6 @@ grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
     Machine { load: Some(LOAD), ..Machine::default() }
 }
 
-/// The same, and what is offered is allocated; a guest that has another source is left without the module.
-const FLAT_SWEEP: &str = "insmod /imr_guest.ko record=flat source=sweep
-grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats && grep -qx 'source 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
-";
-
 /// The script starts the guest and loads the module.
 fn by_hand() -> Machine {
     Machine { module: false, autostart: false, limit_s: 420, ..Machine::default() }
@@ -166,7 +161,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario { name: "churn", script: "churn.sh", machine: Machine::default },
-    Scenario { name: "flat_boot_and_free", script: "boot_and_free.sh", machine: flat_record },
+    Scenario {
+        name: "flat_boot_and_free",
+        script: "boot_and_free.sh",
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_12), ..flat_record() },
+    },
     Scenario {
         name: "flat_boot_and_free_6_1",
         script: "boot_and_free.sh",
@@ -177,21 +176,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "churn.sh",
         machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..flat_record() },
     },
-    Scenario {
-        name: "flat_sweep",
-        script: "boot_and_free.sh",
-        machine: || Machine {
-            load: Some(FLAT_SWEEP),
-            kernels: (KernelLine::V6_1, KernelLine::V6_12),
-            ..flat_record()
-        },
-    },
-    // The script gives the guest a balloon.
+    // The script gives the guest a balloon, and has lists first, then flat records.
     Scenario { name: "sweep", script: "sweep.sh", machine: by_hand },
     Scenario {
         name: "sweep_6_1",
         script: "sweep.sh",
-        machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..by_hand() },
+        machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..by_hand() },
     },
     Scenario {
         name: "files_keep_checksums",
