@@ -10,7 +10,8 @@ settle
 mark
 fill 1 auto
 claim=$(imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout 30 \
-    --qmp /run/imr/guest1/qmp.sock:quit --field seq event=claim vm.name=guest1) || fail "no batch was claimed"
+    --qmp /run/imr/guest1/qmp.sock:quit --field seq event=claim vm.name=guest1 'bytes>=67108864') ||
+    fail "no large batch was claimed"
 event 20 event=vm_gone vm.name=guest1 >/dev/null || fail "the VM that ended is still there"
 need "the batch was open when the VM ended" "$(count event=done vm.name=guest1 "seq=$claim")" -eq 0
 say "guest 1 ended with offer $claim open"
