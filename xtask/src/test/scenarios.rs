@@ -254,7 +254,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "fail_migrate",
         script: "fail_migrate.sh",
-        machine: || Machine { module: false, guest_mib: 192, limit_s: 420, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 288, limit_s: 420, ..slow_batches() },
     },
     Scenario { name: "fragmentation", script: "fragmentation.sh", machine: Machine::default },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
