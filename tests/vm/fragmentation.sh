@@ -47,7 +47,7 @@ FROM=0
 imr_start --config "$ROOT/tmp/compact.toml"
 attached 1
 FIELD=why event 20 event=compact 'bytes>=1' || fail "the guest is not asked"
-mark
+# It may have been told by now: all of this imr's records count.
 fewer=$((stranded - (HELD / 2 - 24) * 2 / 3))
 after=$(told stranded_bytes "stranded_bytes<=$((fewer * MIB))") || fail "nothing comes of it"
 back=$(told reclaimable_bytes "stranded_bytes<=$((fewer * MIB))")
