@@ -45,6 +45,19 @@ fn choose(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
         .or_else(|| absolute("HOME").map(|dir| dir.join(".cache/imr")))
 }
 
+/// Removes a folder with all that is in it, if it is there.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An exclusive lock, held until it is dropped or the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {

@@ -92,11 +92,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     build_user::release_binaries()?;
     build_kmod::ensure_built(Config::default().guest_kernel)?;
     let logs = cache::target_dir().join("vm-logs").join(NAME);
-    let config = config(args.rounds, &logs)?;
+    let config = config(args.rounds, &build_user::static_tools()?, &logs)?;
     let session = || {
-        if logs.exists() {
-            fs::remove_dir_all(&logs).with_context(|| format!("cannot remove {}", logs.display()))?;
-        }
         run_session(&config, &mut |line| {
             if line.text.starts_with(FIGURES) {
                 eprintln!("{}", line.text);
@@ -123,7 +120,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(rounds: u64, logs: &Path) -> Result<Config> {
+fn config(rounds: u64, tools: &Path, logs: &Path) -> Result<Config> {
     let scripts = cache::workspace().join("tests/vm");
     let path = scripts.join("priority.sh");
     let script = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -140,7 +137,7 @@ fn config(rounds: u64, logs: &Path) -> Result<Config> {
         guest_script: Some(Script::Text(":\n".to_owned())),
         host_files: vec![
             FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
-            FileMapping::new(build_user::static_tools()?.join("imr-testtool"), "/usr/bin/imr-testtool"),
+            FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
         ],
         build: false,
         logs: Some(logs.to_owned()),
@@ -199,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_is_possible() {
-        assert_eq!(config_without_tools().check(), Ok(()));
-    }
-
-    fn config_without_tools() -> Config {
-        Config { guests: 1, guest_mem: Mib(512), guest_ram: GuestRam::Memfd, ..Config::default() }
+    fn the_machine_is_possible_and_the_script_gets_its_cases() {
+        let config = config(6, Path::new("/tools"), Path::new("/logs")).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        let Some(Script::Text(script)) = config.host_script else { panic!("no text") };
+        assert!(script.starts_with("CASES='0:0:9 32:0:9 "), "{script}");
+        assert!(script.contains("\nMIB=96\nPAUSE=4\nROUNDS=6\n"), "{script}");
     }
 }

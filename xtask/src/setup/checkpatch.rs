@@ -4,7 +4,7 @@
 //! Must not keep the rest: that is 1.5 GB.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,7 +26,7 @@ pub(super) fn fetch(apt: &mut Apt) -> Result<()> {
     apt.ensure_backports()?;
     let dir = dir()?;
     let work = dir.with_extension("partial");
-    remove(&work)?;
+    cache::remove_tree(&work)?;
     fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     eprintln!("setup: downloading {SOURCE} for its checkpatch.pl");
     if apt.download(&[SOURCE.to_owned()], &work).is_err() {
@@ -49,18 +49,9 @@ pub(super) fn fetch(apt: &mut Apt) -> Result<()> {
         let to = dir.join(file);
         fs::rename(work.join(file), &to).with_context(|| format!("cannot write {}", to.display()))?;
     }
-    remove(&work)
+    cache::remove_tree(&work)
 }
 
 fn dir() -> Result<PathBuf> {
     Ok(cache::dir()?.join("checkpatch"))
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -179,7 +179,7 @@ fn unpack(
     let fresh = into.with_extension("partial");
     let downloads = into.with_extension("debs");
     for dir in [&fresh, &downloads] {
-        remove(dir)?;
+        cache::remove_tree(dir)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     if apt.download(packages, &downloads).is_err() {
@@ -192,19 +192,10 @@ fn unpack(
         process::run_quiet(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&fresh))?;
     }
     finish(&fresh)?;
-    remove(&downloads)?;
-    remove(into)?;
+    cache::remove_tree(&downloads)?;
+    cache::remove_tree(into)?;
     fs::rename(&fresh, into)
         .with_context(|| format!("cannot rename {} to {}", fresh.display(), into.display()))
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn root(line: KernelLine) -> Result<PathBuf> {

@@ -44,10 +44,7 @@ pub(super) fn run(filter: Option<&str>, time: Duration) -> Result<Tally> {
     }
     match setup::ensure(&[Need::Fuzz]) {
         Err(error) if error.is::<MissingPrerequisite>() => {
-            for target in &targets {
-                println!("test {} ... skipped: {error:#}", target.test_name());
-                tally.skipped += 1;
-            }
+            targets.iter().for_each(|target| tally.skip(&target.test_name(), &error));
             return Ok(tally);
         }
         other => other?,

@@ -80,10 +80,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
         if !error.is::<MissingPrerequisite>() {
             return Err(error);
         }
-        for test in tests {
-            println!("test {} ... skipped: {error:#}", test.name());
-            tally.skipped += 1;
-        }
+        tests.iter().for_each(|test| tally.skip(&test.name(), &error));
         return Ok(tally);
     }
     let _lock = cache::lock("package-ring")?;
@@ -92,18 +89,8 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
     for test in tests {
         let start = Instant::now();
         match test.run(&place) {
-            Ok(seen) => {
-                println!("test {} ... ok ({:.0} s, {seen})", test.name(), start.elapsed().as_secs_f64());
-                tally.passed += 1;
-            }
-            Err(error) if error.is::<MissingPrerequisite>() => {
-                println!("test {} ... skipped: {error:#}", test.name());
-                tally.skipped += 1;
-            }
-            Err(error) => {
-                println!("test {} ... FAILED\n{error:#}", test.name());
-                tally.failed += 1;
-            }
+            Err(error) if error.is::<MissingPrerequisite>() => tally.skip(&test.name(), &error),
+            seen => tally.count(&test.name(), start, seen),
         }
     }
     Ok(tally)
@@ -114,7 +101,7 @@ fn reproducible(place: &Path) -> Result<String> {
     // What a careful user's shell, or another's, may have set.
     for (name, mask) in [("first", 0o022), ("second", 0o077)] {
         let dir = place.join(name);
-        remove_tree(&dir)?;
+        cache::remove_tree(&dir)?;
         let umask = rustix::process::umask(Mode::from_raw_mode(mask));
         let built = package_kmod::build(&dir);
         rustix::process::umask(umask);
@@ -221,15 +208,6 @@ fn built(said: &str) -> Vec<&str> {
 fn last_lines(said: &str) -> String {
     let lines: Vec<&str> = said.lines().collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
-}
-
-fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

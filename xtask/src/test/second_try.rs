@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cache;
 use crate::testbed::outcome::{Outcome, Problem};
 
 /// How much of a failure's output is shown.
@@ -26,7 +27,7 @@ pub(crate) struct Tried {
     pub(crate) seconds_lost: Option<f64>,
 }
 
-/// Runs the test `name`, and once more where [`once_more`] says so; `logs` is where it leaves its own.
+/// Runs the test `name`, and once more where [`once_more`] says so; `logs` is where it leaves its own, and is removed before.
 ///
 /// # Errors
 /// As of `run`; when it was interrupted by a signal, or the first try's logs cannot be kept.
@@ -36,7 +37,11 @@ pub(crate) fn run(
     resets_guests: bool,
     run: impl Fn() -> Result<Outcome>,
 ) -> Result<Tried> {
-    let mut outcome = run()?;
+    let try_it = || {
+        cache::remove_tree(logs)?;
+        run()
+    };
+    let mut outcome = try_it()?;
     let mut again = if outcome.retries > 0 { ", L1 hung at boot and was booted again" } else { "" };
     let mut seconds_lost = None;
     if let Some((what, tag)) = once_more(resets_guests, &outcome) {
@@ -48,7 +53,7 @@ pub(crate) fn run(
         let kept = logs.with_extension("first-try");
         fs::remove_dir_all(&kept).ok();
         fs::rename(logs, &kept).with_context(|| format!("cannot keep {}", logs.display()))?;
-        outcome = run()?;
+        outcome = try_it()?;
     }
     if let Some(Problem::Interrupted(signal)) = outcome.problem {
         bail!("interrupted by signal {signal} during {name}");

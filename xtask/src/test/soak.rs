@@ -51,8 +51,7 @@ pub(super) fn run(filter: Option<&str>, time: Duration, seed: Option<u32>) -> Re
     let seed = seed.unwrap_or_else(any_seed);
     let tools = match prepare() {
         Err(error) if error.is::<MissingPrerequisite>() => {
-            println!("test {NAME} ... skipped: {error:#}");
-            tally.skipped += 1;
+            tally.skip(NAME, &error);
             return Ok(tally);
         }
         other => other?,
@@ -117,9 +116,6 @@ fn prepare() -> Result<std::path::PathBuf> {
 }
 
 fn session(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Outcome> {
-    if logs.exists() {
-        fs::remove_dir_all(logs).with_context(|| format!("cannot remove {}", logs.display()))?;
-    }
     run_session(&config(time, seed, tools, logs)?, &mut |_| {}).context(NAME)
 }
 

@@ -93,10 +93,7 @@ pub(super) fn run(filter: Option<&str>, batches: u64, seed: Option<u32>) -> Resu
         if !error.is::<MissingPrerequisite>() {
             return Err(error);
         }
-        for test in tests {
-            println!("test {} ... skipped: {error:#}", test.name());
-            tally.skipped += 1;
-        }
+        tests.iter().for_each(|test| tally.skip(&test.name(), &error));
         return Ok(tally);
     }
     let seed = seed.map_or_else(any_seed, u64::from);
@@ -104,28 +101,16 @@ pub(super) fn run(filter: Option<&str>, batches: u64, seed: Option<u32>) -> Resu
     let mut built = Built::default();
     for test in tests {
         if let Some(lacking) = test.sanitizers().into_iter().find(|sanitizer| !sanitizer.is_there()) {
-            println!(
-                "test {} ... skipped: this Rust toolchain has no {} sanitizer; rustup's have",
-                test.name(),
-                lacking.as_str()
-            );
-            tally.skipped += 1;
+            let why =
+                format_args!("this Rust toolchain has no {} sanitizer; rustup's have", lacking.as_str());
+            tally.skip(&test.name(), &why);
             continue;
         }
         for sanitizer in test.sanitizers() {
             built.ensure(sanitizer)?;
         }
         let start = Instant::now();
-        match test.run(&built, batches, seed) {
-            Ok(seen) => {
-                println!("test {} ... ok ({:.0} s, {seen})", test.name(), start.elapsed().as_secs_f64());
-                tally.passed += 1;
-            }
-            Err(error) => {
-                println!("test {} ... FAILED\n{error:#}", test.name());
-                tally.failed += 1;
-            }
-        }
+        tally.count(&test.name(), start, test.run(&built, batches, seed));
     }
     Ok(tally)
 }

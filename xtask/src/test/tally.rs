@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::time::Instant;
 
 /// How many tests ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +36,28 @@ impl Tally {
             }
         }
         Some(tally)
+    }
+}
+
+impl Tally {
+    /// A test that cannot run here.
+    pub(super) fn skip(&mut self, name: &str, why: &dyn fmt::Display) {
+        println!("test {name} ... skipped: {why:#}");
+        self.skipped += 1;
+    }
+
+    /// A test that has run since `start`: what it has seen, or why it failed.
+    pub(super) fn count(&mut self, name: &str, start: Instant, seen: anyhow::Result<String>) {
+        match seen {
+            Ok(seen) => {
+                println!("test {name} ... ok ({:.0} s, {seen})", start.elapsed().as_secs_f64());
+                self.passed += 1;
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED\n{error:#}");
+                self.failed += 1;
+            }
+        }
     }
 }
 

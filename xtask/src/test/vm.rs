@@ -3,7 +3,6 @@
 //! In: a filter. Out: a line a scenario; of a failed one the last lines and where its logs are.
 //! Must not build in between: what is tested is the same from the first scenario to the last.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,10 +34,7 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
     let tools = match prepare(&chosen) {
         Ok(tools) => tools,
         Err(error) if error.is::<MissingPrerequisite>() => {
-            for scenario in &chosen {
-                println!("test {} ... skipped: {error:#}", scenario.name);
-                tally.skipped += 1;
-            }
+            chosen.iter().for_each(|scenario| tally.skip(scenario.name, &error));
             return Ok(tally);
         }
         Err(error) => return Err(error),
@@ -80,9 +76,6 @@ fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
 }
 
 fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
-    if logs.exists() {
-        fs::remove_dir_all(logs).with_context(|| format!("cannot remove {}", logs.display()))?;
-    }
     let scripts = cache::workspace().join("tests/vm");
     let machine = (scenario.machine)();
     let hostile = scenario.is_hostile().then(|| build_kmod::ensure_hostile_built(machine.kernels.1));
