@@ -50,6 +50,8 @@ for step in heard claimed half reclaimed done; do
     guest stop $from
     event 20 event=vm_gone "vm.name=guest$from" >/dev/null || fail "the VMM that was left is still there"
     say "$step: offer $OPEN went along from guest $from to guest $to"
+    # An offer that is open when imr ends is what the next one would stop at, before it has said that it is there.
+    settle
     FROM=0
     imr_stop
     from=$to

@@ -38,22 +38,23 @@ need "it was not asked to compact" "$(stat_of 1 compactions)" -eq 0
 need "nothing is refused" "$(count event=refused)" -eq 0
 imr_stop
 
+LIMIT=$((at_rest + 24))
 cat >"$ROOT/tmp/compact.toml" <<CONFIG
 [run]
-compact_over = "$((at_rest + 24))M"
+compact_over = "${LIMIT}M"
 compact_every = "5s"
 CONFIG
 FROM=0
 imr_start --config "$ROOT/tmp/compact.toml"
 attached 1
 FIELD=why event 20 event=compact 'bytes>=1' || fail "the guest is not asked"
-# It may have been told by now: all of this imr's records count.
-fewer=$((stranded - (HELD / 2 - 24) * 2 / 3))
+# It is asked for what is over the limit, and no more. It may have been told by now: all of this imr's records count.
+fewer=$((stranded - (stranded - LIMIT) * 2 / 3))
 after=$(told stranded_bytes "stranded_bytes<=$((fewer * MIB))") || fail "nothing comes of it"
 back=$(told reclaimable_bytes "stranded_bytes<=$((fewer * MIB))")
 blocks=$(stat_of 1 compacted_blocks)
 say "compacted: $blocks blocks, $(stat_of 1 compact_failed) failed; $back MiB reclaimable now, $after MiB stranded"
-need "so many blocks of 2 MiB were made whole" "$blocks" -ge $(((HELD / 2 - 24) / 2 * 2 / 3))
+need "so many blocks of 2 MiB were made whole" "$blocks" -ge $(((stranded - LIMIT) / 2 * 2 / 3))
 need "what is whole again is reclaimable, MiB" $((back - left)) -ge $(((stranded - after) / 2))
 event 30 event=done 'reclaimed>=1' >/dev/null || fail "what was compacted is not taken"
 

@@ -1,6 +1,6 @@
 //! Whether a guest is still there in the middle of an offer: while it waits it rings again and again.
 //!
-//! Input: the time, and the number of calls that it was seen to make. Output: yes or no. It is asked only when so much
+//! Input: the time, and the number of calls that it was seen to make. Output: yes, and when, or no. It is asked only when so much
 //! time went by since the last yes that something is wrong: this process was stopped or starved, or a call takes long.
 
 use std::thread;
@@ -26,23 +26,26 @@ impl Pulse {
         Self { heard_ns, silent: false }
     }
 
-    /// Whether it is there; waits for one more ring where that is in doubt. Once no, always no. `calls` is how many
+    /// The time, if it is there; waits for one more ring where that is in doubt. Once no, always no. `calls` is how many
     /// proven calls it has made so far.
-    pub(super) fn beats(&mut self, now_ns: impl Fn() -> u64, calls: impl Fn() -> u64) -> bool {
+    pub(super) fn beats(&mut self, now_ns: impl Fn() -> u64, calls: impl Fn() -> u64) -> Option<u64> {
         let start = now_ns();
-        if self.silent || start.saturating_sub(self.heard_ns) < DOUBT_NS {
-            return !self.silent;
+        if self.silent {
+            return None;
+        }
+        if start.saturating_sub(self.heard_ns) < DOUBT_NS {
+            return Some(start);
         }
         let before = calls();
         while calls() == before {
             if now_ns().saturating_sub(start) >= LIMIT_NS {
                 self.silent = true;
-                return false;
+                return None;
             }
             thread::sleep(LOOK);
         }
         self.heard_ns = now_ns();
-        true
+        Some(self.heard_ns)
     }
 }
 
@@ -55,7 +58,7 @@ mod tests {
     #[test]
     fn a_guest_that_was_heard_lately_is_not_waited_for() {
         let mut pulse = Pulse::new(5);
-        assert!(pulse.beats(|| 5 + DOUBT_NS - 1, || panic!("nobody has to ask")));
+        assert_eq!(pulse.beats(|| 4 + DOUBT_NS, || panic!("nobody has to ask")), Some(4 + DOUBT_NS));
     }
 
     #[test]
@@ -63,16 +66,16 @@ mod tests {
         let mut pulse = Pulse::new(0);
         let calls = Cell::new(7);
         let ring = || calls.replace(calls.get() + 1);
-        assert!(pulse.beats(|| 2 * DOUBT_NS, ring));
-        assert!(pulse.beats(|| 3 * DOUBT_NS - 1, || panic!("it was heard just now")));
+        assert!(pulse.beats(|| 2 * DOUBT_NS, ring).is_some());
+        assert!(pulse.beats(|| 3 * DOUBT_NS - 1, || panic!("it was heard just now")).is_some());
     }
 
     #[test]
     fn one_that_is_silent_stays_so() {
         let mut pulse = Pulse::new(0);
         let now = Cell::new(2 * DOUBT_NS);
-        assert!(!pulse.beats(|| now.replace(now.get() + LIMIT_NS / 3), || 7));
+        assert_eq!(pulse.beats(|| now.replace(now.get() + LIMIT_NS / 3), || 7), None);
         let calls = Cell::new(7);
-        assert!(!pulse.beats(|| now.get(), || calls.replace(calls.get() + 1)));
+        assert_eq!(pulse.beats(|| now.get(), || calls.replace(calls.get() + 1)), None);
     }
 }

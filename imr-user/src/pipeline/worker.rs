@@ -207,16 +207,16 @@ impl Worker {
     }
 
     fn is_live(&self, call: &Call) -> bool {
-        age_ns(call) <= CALL_LIFETIME_MS * 1_000_000 && self.is_same_boot(call)
+        age_ns(call, clock::monotonic_ns()) <= CALL_LIFETIME_MS * 1_000_000 && self.is_same_boot(call)
     }
 
     fn is_same_boot(&self, call: &Call) -> bool {
         self.tables.reset_generation(self.index) == call.generation
     }
 
-    /// Why what was claimed on this call may not be gone on with, if it may not.
-    fn void(&self, call: &Call) -> Option<&'static str> {
-        why_void(self.is_same_boot(call), age_ns(call))
+    /// Why what was claimed on this call may not be gone on with, if it may not. It is now `now_ns`.
+    fn void(&self, call: &Call, now_ns: u64) -> Option<&'static str> {
+        why_void(self.is_same_boot(call), age_ns(call, now_ns))
     }
 
     fn hello(&mut self, gpa: Gpa, cookie: u64) {
@@ -287,7 +287,8 @@ impl Worker {
             let mut target =
                 Target { facts: &self.facts, allowed, backend: backend.as_mut(), witness: &witness };
             // The generation last: it has to be as young as can be when the call is made.
-            let mut still_live = || self.still_rings(&mut pulse) && self.void(&call).is_none();
+            let mut still_live =
+                || self.still_rings(&mut pulse).is_some_and(|now_ns| self.void(&call, now_ns).is_none());
             executor::execute(&plan, &mut target, &mut still_live, &mut |_| {
                 if !std::mem::replace(&mut half_way, true) {
                     self.reached(Step::Half);
@@ -305,9 +306,9 @@ impl Worker {
         if outcome.vmm_gone() {
             return self.gone();
         }
-        let rings = self.still_rings(&mut pulse);
+        let rings = self.still_rings(&mut pulse).is_some();
         // Once void, always void.
-        if let Some(why) = self.void(&call) {
+        if let Some(why) = self.void(&call, clock::monotonic_ns()) {
             return self.give_up(offer.seq, why);
         }
         if outcome.stopped() || !rings {
@@ -337,9 +338,9 @@ impl Worker {
         }
     }
 
-    /// Whether the VM runs, where that is in doubt: a process that was stopped or starved for long, in the middle of an
+    /// The time, if the VM runs, where that is in doubt: a process that was stopped or starved for long, in the middle of an
     /// offer, may find a VM that is paused, or whose guest goes on elsewhere. Its memory is not ours to touch then.
-    fn still_rings(&self, pulse: &mut Pulse) -> bool {
+    fn still_rings(&self, pulse: &mut Pulse) -> Option<u64> {
         pulse.beats(clock::monotonic_ns, || self.tables.vm(self.index).calls)
     }
 
@@ -423,8 +424,8 @@ impl Worker {
 }
 
 /// How long ago it was made, ns.
-fn age_ns(call: &Call) -> u64 {
-    clock::monotonic_ns().saturating_sub(call.time_ns)
+fn age_ns(call: &Call, now_ns: u64) -> u64 {
+    now_ns.saturating_sub(call.time_ns)
 }
 
 /// What the shared table knows of a block.

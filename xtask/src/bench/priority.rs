@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::setup::{self, Need};
-use crate::test::second_try;
+use crate::test::tries;
 use crate::testbed::config::{Config, GuestRam, Mib, Script};
 use crate::testbed::files::FileMapping;
 use crate::testbed::run_session;
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             }
         })
     };
-    let outcome = second_try::run(NAME, &logs, false, session)?.outcome;
+    let outcome = tries::run(NAME, &logs, false, session)?.outcome;
     if !outcome.success() {
         return Ok(ExitCode::FAILURE);
     }

@@ -7,10 +7,10 @@ mod cargo_ring;
 mod fuzz;
 mod package;
 mod scenarios;
-pub(crate) mod second_try;
 mod soak;
 mod stress;
 mod tally;
+pub(crate) mod tries;
 mod vm;
 
 use std::process::ExitCode;

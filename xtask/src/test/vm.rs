@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::scenarios::{self, Scenario};
-use super::second_try;
 use super::tally::Tally;
+use super::tries;
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, Script};
 use crate::testbed::files::FileMapping;
@@ -39,24 +39,21 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
         }
         Err(error) => return Err(error),
     };
-    let (mut second_tries, mut seconds_lost) = (0, 0.0);
+    let (mut lost, mut seconds_lost) = (0, 0.0);
     for scenario in chosen {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
         let resets_guests = scenario.resets_guests();
-        let tried =
-            second_try::run(scenario.name, &logs, resets_guests, || run_one(scenario, &tools, &logs))?;
-        if let Some(seconds) = tried.seconds_lost {
-            second_tries += 1;
-            seconds_lost += seconds;
-        }
+        let tried = tries::run(scenario.name, &logs, resets_guests, || run_one(scenario, &tools, &logs))?;
+        lost += tried.lost;
+        seconds_lost += tried.seconds_lost;
         if tried.outcome.success() {
             tally.passed += 1;
         } else {
             tally.failed += 1;
         }
     }
-    if second_tries > 0 {
-        println!("{second_tries} scenario(s) at the second try, {seconds_lost:.0} s lost: see above");
+    if lost > 0 {
+        println!("{lost} tries lost under the emulator, {seconds_lost:.0} s: see above");
     }
     Ok(tally)
 }

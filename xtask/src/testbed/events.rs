@@ -8,6 +8,8 @@
 pub(super) enum Event {
     /// L1's userspace is up and KVM is loaded.
     HostUp,
+    /// L1's clock and its shell still run; comes every ten seconds.
+    Alive,
     /// A guest's userspace is up.
     GuestUp(u32),
     /// A guest's script ended.
@@ -33,6 +35,7 @@ impl Event {
         let mut next = || words.next().unwrap_or_default();
         let event = match next() {
             "up" => Some(Self::HostUp),
+            "alive" => Some(Self::Alive),
             "exit" => next().parse().ok().map(Self::Exit),
             "fail" => Some(Self::Failed(line.trim_start().trim_start_matches("fail").trim().to_owned())),
             "script" => Some(Self::Progress),
@@ -61,6 +64,7 @@ mod tests {
     fn what_the_scripts_write_is_understood() {
         let parse = Event::parse;
         assert_eq!(parse("up"), Event::HostUp);
+        assert_eq!(parse("alive"), Event::Alive);
         assert_eq!(parse("guest 2 up "), Event::GuestUp(2));
         assert_eq!(parse("guest 1 script 3"), Event::GuestScript(1, 3));
         assert_eq!(parse("guest 1 off 137"), Event::GuestOff(1, 137));

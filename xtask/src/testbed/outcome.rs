@@ -19,6 +19,8 @@ pub(crate) enum Problem {
     TimedOut(Duration),
     /// L1 did not come up, and not at the second try either.
     BootHung(Duration),
+    /// L1 was up and has stopped: nothing came from it for so long.
+    HostHung(Duration),
     /// L1's QEMU ended by itself.
     QemuEnded(String),
     /// L1's kernel panicked.
@@ -39,6 +41,9 @@ impl fmt::Display for Problem {
             }
             Self::BootHung(limit) => {
                 write!(f, "L1 was not up within {} s, twice: given up", limit.as_secs())
+            }
+            Self::HostHung(silence) => {
+                write!(f, "L1 hung: not even a sign of life for {} s: killed", silence.as_secs())
             }
             Self::QemuEnded(how) => write!(f, "L1's QEMU ended before the run did ({how})"),
             Self::HostPanicked => f.write_str("L1's kernel panicked"),

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -28,6 +28,9 @@ use crate::setup::{self, Need};
 
 /// One attempt more when L1 hangs at boot: seen about once in twenty boots under the emulator.
 const BOOT_ATTEMPTS: u32 = 2;
+/// L1 gives a sign of life every ten seconds (scripts/l1-init.sh); after so long without any message it counts as hung.
+/// Now and then its clock stops under the emulator: nothing that waits for a time goes on, in it and in its guests.
+const SILENCE: Duration = Duration::from_secs(90);
 /// How many messages may wait to be shown.
 const QUEUE: usize = 1024;
 
@@ -196,12 +199,10 @@ impl Session<'_> {
     fn follow(&mut self, started: Instant, open: &mut usize) -> Follow {
         loop {
             let up = self.outcome.host_up.is_some();
-            let boot_end = (!up).then(|| started + self.config.boot_timeout);
+            let quiet_end = if up { Instant::now() + SILENCE } else { started + self.config.boot_timeout };
             let run_end = self.config.timeout.map(|timeout| self.begun + timeout);
-            let message = match [boot_end, run_end].into_iter().flatten().min() {
-                Some(end) => self.messages.recv_timeout(end.saturating_duration_since(Instant::now())),
-                None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+            let end = run_end.map_or(quiet_end, |run_end| quiet_end.min(run_end));
+            let message = self.messages.recv_timeout(end.saturating_duration_since(Instant::now()));
             match message {
                 Ok(message) => {
                     if let Some(end) = self.take(message, open, started) {
@@ -211,6 +212,10 @@ impl Session<'_> {
                 Err(_) if run_end.is_some_and(|end| end <= Instant::now()) => {
                     let limit = self.config.timeout.unwrap_or_default();
                     self.outcome.problem = Some(Problem::TimedOut(limit));
+                    return Follow::Over;
+                }
+                Err(RecvTimeoutError::Timeout) if up => {
+                    self.outcome.problem = Some(Problem::HostHung(SILENCE));
                     return Follow::Over;
                 }
                 Err(_) => return Follow::Hung,
@@ -279,6 +284,7 @@ impl Session<'_> {
                 let accelerator = self.emulator.accelerator().as_str();
                 self.note(&format!("L1 is up: {kernel} under {accelerator}, {:.1} s", took.as_secs_f64()));
             }
+            Event::Alive => {}
             Event::GuestUp(n) => {
                 let took = started.elapsed();
                 let again = self.outcome.guests_up.iter().any(|(other, _)| *other == n);

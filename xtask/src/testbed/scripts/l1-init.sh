@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of L1, the KVM host of the testbed. Mounts, loads kvm, starts the guests, runs the host script.
 # In: /etc/imr/config (shell variables), /imr/host-script when there is one. Out: the lines on imr.events
-# ("up", "guest N ...", "exit STATUS"), the script's output on imr.host, and on imr.saved, when there is such a port,
+# ("up", "alive", "guest N ...", "exit STATUS"), the script's output on imr.host, and on imr.saved, when there is such a port,
 # what the script left in $IMR_SAVE. It never powers the machine off: who reads "exit" ends QEMU.
 export PATH=/usr/local/bin:/usr/bin:/bin:/root HOME=/root SHELL=/bin/sh TERM=linux LANG=C.UTF-8
 mount -t proc proc /proc
@@ -80,6 +80,7 @@ if [ -n "$IMR_SWAP_MIB" ]; then
     problem=$(swap 2>&1) || event "fail no swap in L1: $(echo $problem)"
 fi
 event up
+while sleep 10; do event alive; done &
 
 guests=$(seq 1 "$IMR_GUESTS")
 if [ "$IMR_AUTOSTART" = 1 ]; then
