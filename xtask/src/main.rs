@@ -51,7 +51,7 @@ enum Command {
     Testbed(testbed::Args),
     /// Show it all: a guest fills and frees memory in waves, and imr-top watches
     Demo(demo::Args),
-    /// Run the test rings: unit, abi, replay, proof, package, privileged, fuzz, vm, soak
+    /// Run the test rings: unit, abi, replay, proof, stress, package, privileged, fuzz, vm, soak
     Test(test::Args),
     /// Measure: what imr-top costs, and how fast it is
     Bench(bench::Args),

@@ -48,8 +48,8 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
-    /// Those that run when none is named. Not soak: the emulator loses its machines too often.
-    const DEFAULT: [Self; 9] = [
+    /// Those that run when none is named.
+    const DEFAULT: [Self; 10] = [
         Self::Unit,
         Self::Abi,
         Self::Replay,
@@ -59,6 +59,7 @@ impl Ring {
         Self::Privileged,
         Self::Fuzz,
         Self::Vm,
+        Self::Soak,
     ];
 
     /// As it is called on the command line.
@@ -81,7 +82,7 @@ impl Ring {
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rings to run [default: all but soak]
+    /// Rings to run [default: all]
     #[arg(value_enum, value_name = "RING")]
     rings: Vec<Ring>,
     /// Only tests whose name contains this
