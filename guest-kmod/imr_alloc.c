@@ -143,8 +143,7 @@ static bool imr_run_goes_on(struct imr_run *r)
 		r->end = IMR_SWEEP_STOPPED;
 	else if (READ_ONCE(s->pressed))
 		r->end = IMR_SWEEP_PRESSED;
-	else if (r->asked && (g->want_attach != s->want_attach || g->want_seq != s->want_seq ||
-			      !g->want_pages))
+	else if (r->asked && (!imr_request_is(&g->want, &s->want) || !g->want.pages))
 		r->end = IMR_SWEEP_CANCELLED;
 	else if (!r->left)
 		r->end = IMR_SWEEP_ENOUGH;
@@ -414,16 +413,15 @@ void imr_alloc_work(struct work_struct *work)
 		return;
 	}
 	any = s->again || g->host_attach != s->attach || g->host_mode != s->mode;
-	if (g->want_pages && (g->want_attach != s->want_attach || g->want_seq != s->want_seq))
-		want = g->want_pages;
+	if (!imr_request_is(&g->want, &s->want))
+		want = g->want.pages;
 	calm = !READ_ONCE(s->pressed) || now - READ_ONCE(s->pressed_ns) >= imr_ms(IMR_CALM_MS);
 	if (calm) {
 		WRITE_ONCE(s->pressed, false);
 		s->again = false;
 		s->attach = g->host_attach;
 		s->mode = g->host_mode;
-		s->want_attach = g->want_attach;
-		s->want_seq = g->want_seq;
+		s->want = g->want;
 	}
 	mutex_unlock(&g->lock);
 

@@ -27,16 +27,14 @@
 /**
  * struct imr_compaction - one request being served
  * @g: the module's state
- * @attach: the host whose request it is
- * @seq: its number
+ * @request: the request
  * @left: 4 KiB pages still to be gained
  * @failures: blocks that could not be emptied
  * @until: when to stop, jiffies
  */
 struct imr_compaction {
 	struct imr_guest *g;
-	u64 attach;
-	u64 seq;
+	struct imr_request request;
 	u64 left;
 	unsigned int failures;
 	unsigned long until;
@@ -50,8 +48,8 @@ static bool imr_compact_goes_on(struct imr_compaction *c)
 	if (!c->left || c->failures >= IMR_COMPACT_FAILURES || time_after(jiffies, c->until))
 		return false;
 	mutex_lock(&g->lock);
-	wanted = g->phase == IMR_UP && g->host_fresh && g->compact_attach == c->attach &&
-		 g->compact_seq == c->seq && g->compact_pages;
+	wanted = g->phase == IMR_UP && g->host_fresh && imr_request_is(&g->compact, &c->request) &&
+		 g->compact.pages;
 	mutex_unlock(&g->lock);
 	return wanted;
 }
@@ -133,9 +131,8 @@ void imr_compact_work(struct work_struct *work)
 	int node, i, eighths;
 
 	mutex_lock(&g->lock);
-	c.attach = g->compact_attach;
-	c.seq = g->compact_seq;
-	c.left = g->compact_pages;
+	c.request = g->compact;
+	c.left = g->compact.pages;
 	mutex_unlock(&g->lock);
 	c.until = jiffies + msecs_to_jiffies(IMR_COMPACT_MS);
 	imr_count(g, IMR_STAT_COMPACTIONS, 1);
@@ -151,33 +148,4 @@ void imr_compact_work(struct work_struct *work)
 			}
 		}
 	}
-}
-
-/**
- * imr_look_to_compact() - have a request to compact served that was not seen before
- * @g: the module's state
- * @attach: the host that answers
- *
- * Context: @g->lock held, @g->page there.
- */
-void imr_look_to_compact(struct imr_guest *g, u64 attach)
-{
-	struct imr_host_half *half = &g->page->host;
-	u64 seq, pages;
-
-	lockdep_assert_held(&g->lock);
-	/* The host writes the number after the pages. */
-	seq = virt_load_acquire(&half->compact_seq);
-	pages = READ_ONCE(half->compact_pages);
-	if (!seq || !g->compacts)
-		return;
-	if (attach == g->compact_attach && seq == g->compact_seq) {
-		g->compact_pages = pages;
-		return;
-	}
-	g->compact_attach = attach;
-	g->compact_seq = seq;
-	g->compact_pages = pages;
-	if (pages)
-		mod_delayed_work(system_freezable_wq, &g->compact_work, 0);
 }

@@ -92,7 +92,7 @@ static void imr_state_show(struct seq_file *m, struct imr_guest *g)
 	seq_printf(m, "host_fresh %d\n", g->host_fresh);
 	seq_printf(m, "want_pages %llu\n", READ_ONCE(g->page->host.want_pages));
 	seq_printf(m, "compact_pages %llu\n", READ_ONCE(g->page->host.compact_pages));
-	seq_printf(m, "want_seq %llu\n", g->want_seq);
+	seq_printf(m, "want_seq %llu\n", g->want.seq);
 	seq_printf(m, "sweeping %d\n", g->sweeping);
 	seq_printf(m, "sweep_stopped_by %d\n", g->sweep_end);
 	seq_printf(m, "answered_ms %lld\n", answered);

@@ -190,6 +190,24 @@ struct imr_paced {
 };
 
 /**
+ * struct imr_request - what a host asks for
+ * @attach: its attach_id when that was taken up; 0: nothing was
+ * @seq: the number of the request
+ * @pages: 4 KiB pages that it asks for by now; 0: none any more
+ */
+struct imr_request {
+	u64 attach;
+	u64 seq;
+	u64 pages;
+};
+
+/* Whether they are one request, of which less may be left by now. */
+static inline bool imr_request_is(const struct imr_request *a, const struct imr_request *b)
+{
+	return a->attach == b->attach && a->seq == b->seq;
+}
+
+/**
  * struct imr_sweeper - the source sweep; @sweep_work's own, but for what says otherwise
  * @swept: a bit for each 2 MiB block, as of @taken: offered in this sweep
  * @page: the blocks of the next batch
@@ -209,8 +227,7 @@ struct imr_paced {
  * @blocks: free blocks at the last look; U64_MAX: look again
  * @attach: the host that the last sweep was for
  * @mode: its mode
- * @want_attach: the host whose request was served last
- * @want_seq: the number of that request
+ * @want: the host's request that was served last
  * @again: the last sweep did not come to its end; under @lock
  */
 struct imr_sweeper {
@@ -231,8 +248,7 @@ struct imr_sweeper {
 	u64 blocks;
 	u64 attach;
 	u32 mode;
-	u64 want_attach;
-	u64 want_seq;
+	struct imr_request want;
 	bool again;
 };
 
@@ -273,13 +289,8 @@ struct imr_sweeper {
  * @pass_lost: a pass of page reporting ended early since the last kick
  * @sweeping: @sweep_work uses @prdev, so @kick_work may not
  * @sweep_end: what ended the last sweep
- * @want_attach: the host's attach_id when its newest request was taken up; 0: none was
- * @want_seq: the number of that request
- * @want_pages: 4 KiB pages that it asks for by now; 0: none any more
- * @compact_attach: the host's attach_id when its newest request to compact was taken up;
- *	0: none was
- * @compact_seq: the number of that request
- * @compact_pages: 4 KiB pages that it asks for by now; 0: none any more
+ * @want: the host's newest request for free memory that was taken up
+ * @compact: the same for one to compact
  * @host_fresh: imr_look()'s last verdict, to see it change
  * @host_beat: the host's heartbeat when last seen
  * @host_attach: the host's attach_id when last seen
@@ -323,12 +334,8 @@ struct imr_guest {
 	bool pass_lost;
 	bool sweeping;
 	enum imr_sweep_end sweep_end;
-	u64 want_attach;
-	u64 want_seq;
-	u64 want_pages;
-	u64 compact_attach;
-	u64 compact_seq;
-	u64 compact_pages;
+	struct imr_request want;
+	struct imr_request compact;
 	bool host_fresh;
 	u64 host_beat;
 	u64 host_attach;
@@ -416,7 +423,6 @@ int imr_hold_back(struct imr_guest *g, struct scatterlist *sgl, unsigned int nen
 
 /* imr_compact.c */
 void imr_compact_work(struct work_struct *work);
-void imr_look_to_compact(struct imr_guest *g, u64 attach);
 
 /* imr_debugfs.c */
 void imr_debugfs_init(struct imr_guest *g);

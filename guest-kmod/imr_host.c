@@ -151,26 +151,36 @@ void imr_ring(struct imr_guest *g, u64 seq)
 	mutex_unlock(&g->lock);
 }
 
-/* Has a request of the host served that was not seen before. */
-static void imr_look_for_request(struct imr_guest *g, u64 attach)
+/*
+ * Takes up the host's newest request, or what is left of it. Returns whether it is a new one and
+ * asks for anything.
+ */
+static bool imr_request_look(struct imr_request *known, u64 attach, const u64 *seq,
+			     const u64 *pages)
+{
+	struct imr_request now = { .attach = attach };
+	bool same;
+
+	/* The host writes it after the pages. */
+	now.seq = virt_load_acquire(seq);
+	now.pages = READ_ONCE(*pages);
+	if (!now.seq)
+		return false;
+	same = imr_request_is(&now, known);
+	*known = now;
+	return !same && now.pages;
+}
+
+static void imr_look_for_requests(struct imr_guest *g, u64 attach)
 {
 	struct imr_host_half *half = &g->page->host;
-	u64 seq, pages;
 
-	/* The host writes the number after the pages. */
-	seq = virt_load_acquire(&half->want_seq);
-	pages = READ_ONCE(half->want_pages);
-	if (!seq)
-		return;
-	if (attach == g->want_attach && seq == g->want_seq) {
-		g->want_pages = pages;
-		return;
-	}
-	g->want_attach = attach;
-	g->want_seq = seq;
-	g->want_pages = pages;
-	if (pages)
+	if (imr_request_look(&g->want, attach, &half->want_seq, &half->want_pages))
 		mod_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+	if (!g->compacts)
+		return;
+	if (imr_request_look(&g->compact, attach, &half->compact_seq, &half->compact_pages))
+		mod_delayed_work(system_freezable_wq, &g->compact_work, 0);
 }
 
 /**
@@ -219,10 +229,8 @@ void imr_look(struct imr_guest *g)
 			g->hello_ns = 0;
 	}
 	g->host_fresh = fresh;
-	if (fresh && g->phase == IMR_UP) {
-		imr_look_for_request(g, host.attach);
-		imr_look_to_compact(g, host.attach);
-	}
+	if (fresh && g->phase == IMR_UP)
+		imr_look_for_requests(g, host.attach);
 }
 
 /**

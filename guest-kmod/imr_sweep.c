@@ -43,8 +43,7 @@
 /**
  * struct imr_sweep - one sweep
  * @g: the module's state
- * @attach: the host whose request it is
- * @seq: number of the request
+ * @request: what it is for
  * @left: 4 KiB pages still wanted
  * @step: 4 KiB pages unmarked since the last passes
  * @passed: at least one pass was made, without loss
@@ -52,8 +51,7 @@
  */
 struct imr_sweep {
 	struct imr_guest *g;
-	u64 attach;
-	u64 seq;
+	struct imr_request request;
 	u64 left;
 	u64 step;
 	bool passed;
@@ -148,7 +146,7 @@ static bool imr_sweep_goes_on(struct imr_sweep *s)
 		imr_look(g);
 		if (!g->host_fresh || g->pass_lost)
 			s->end = IMR_SWEEP_HOST;
-		else if (g->want_attach != s->attach || g->want_seq != s->seq || !g->want_pages)
+		else if (!imr_request_is(&g->want, &s->request) || !g->want.pages)
 			s->end = IMR_SWEEP_CANCELLED;
 	}
 	mutex_unlock(&g->lock);
@@ -278,7 +276,7 @@ void imr_sweep_work(struct work_struct *work)
 	bool lost;
 
 	mutex_lock(&g->lock);
-	if (g->phase != IMR_UP || !g->want_pages) {
+	if (g->phase != IMR_UP || !g->want.pages) {
 		mutex_unlock(&g->lock);
 		return;
 	}
@@ -296,9 +294,8 @@ void imr_sweep_work(struct work_struct *work)
 	}
 	g->sweeping = true;
 	g->sweep_end = IMR_SWEEP_NONE;
-	s.attach = g->want_attach;
-	s.seq = g->want_seq;
-	s.left = g->want_pages;
+	s.request = g->want;
+	s.left = g->want.pages;
 	/* Ours make up for a pass that was lost before, and tell when one of them is. */
 	lost = g->pass_lost;
 	g->pass_lost = false;

@@ -71,9 +71,9 @@ need "the floor is left, MiB" "$left" -ge $((FLOOR - 8))
 need "it is still short" "$(count event=pressure pressed=false)" -eq 0
 
 say "enough memory"
-mark
 relax
 event 10 event=pressure pressed=false >/dev/null || fail "imr does not see that $(available_mib) MiB are enough"
+mark
 sleep 3
 need "no more is asked" "$(count event=asked 'bytes>=1')" -eq 0
 

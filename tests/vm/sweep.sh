@@ -3,6 +3,8 @@
 . /root/lib.sh
 . /etc/imr/config
 HELD=48
+# Of the module, ms.
+DELAY=0
 
 available_kib() { guest run -t 20 1 "sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo"; }
 
@@ -15,6 +17,7 @@ gives_back() {
     sweeps=$(stat_of 1 sweeps)
     hold 1 big auto
     held=$(resident_kib 1)
+    freed_s=$(date +%s)
     release 1 big
     filled=$(($(guest run 1 "sed -n 's/^mib=\([0-9]*\).*/\1/p' /tmp/big.out") * 1024))
     need "$1: a good part of the guest was filled" "$filled" -ge $((100 * 1024))
@@ -28,6 +31,10 @@ gives_back() {
     need "$1: it stays there" "$(resident_kib 1)" -le $((held - filled * 7 / 10))
     need "$1: nothing was taken twice" "$reclaimed" -le $((filled + 64 * 1024))
     need "$1: a sweep holds nothing any more" "$(stat_of 1 held_pages)" -eq 0
+    [ "$DELAY" = 0 ] || {
+        first_ms=$(FIELD=unix_ms event 1 event=done) || fail "$1: no batch was done"
+        need "$1: what is free has time to be used again, ms" $((first_ms - freed_s * 1000)) -ge "$DELAY"
+    }
 }
 
 # --- page reporting is virtio-balloon's ---
@@ -54,7 +61,7 @@ need "IMR took a good part of it, KiB" "$reclaimed" -ge $((filled / 4))
 need "page reporting did not come to the module" "$(stat_of 1 registered)" -eq 0
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 
-# --- nobody's; a flat record, a reserve ---
+# --- nobody's; a flat record, a reserve, a delay ---
 
 # Not by unloading virtio_balloon: 6.12 dies of that (vp_del_vq() of a queue that the device does not have).
 release 1 kept
@@ -62,7 +69,8 @@ guest stop 1 && guest start 1 || fail "guest 1 does not start again"
 mark
 boot 1
 RESERVE=64
-module 1 source=sweep record=flat reserve_mib=$RESERVE timeout_ms=60000
+DELAY=4000
+module 1 source=sweep record=flat reserve_mib=$RESERVE delay_ms=$DELAY timeout_ms=60000
 attached 1
 need "the record is flat" "$(stat_of 1 record_kind)" -eq 2
 need "it was asked for" "$(stat_of 1 source_why)" -eq 0

@@ -120,6 +120,11 @@ grep -qx 'record_kind 2' /sys/kernel/debug/imr/stats || rmmod imr_guest
     Machine { load: Some(LOAD), ..Machine::default() }
 }
 
+/// With free memory by sweeps though page reporting is nobody's.
+fn by_sweep() -> Machine {
+    Machine { load: Some("insmod /imr_guest.ko source=sweep\n"), ..Machine::default() }
+}
+
 /// The script starts the guest and loads the module.
 fn by_hand() -> Machine {
     Machine { module: false, autostart: false, limit_s: 420, ..Machine::default() }
@@ -234,6 +239,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "pressure",
         script: "pressure.sh",
         machine: || Machine { limit_s: 420, ..Machine::default() },
+    },
+    // The host asks a guest that sweeps.
+    Scenario {
+        name: "pressure_sweep",
+        script: "pressure.sh",
+        machine: || Machine { limit_s: 420, ..by_sweep() },
     },
     Scenario {
         name: "fail_process",
