@@ -93,9 +93,7 @@ struct Calls<'a> {
     /// Those that took memory.
     taken: Vec<Call<'a>>,
     taken_bytes: u64,
-    /// Bytes of them that KVM had mapped before.
-    mapped_bytes: u64,
-    /// Those that took what KVM had mapped, and KVM was not told.
+    /// Those that took what KVM has mapped, and KVM was not told.
     unnotified: u64,
 }
 
@@ -116,6 +114,9 @@ pub fn execute(
     work.sort_unstable_by_key(|item| item.piece.base_gfn);
 
     let before = if work.is_empty() { Ok(0) } else { target.backend.held_bytes() };
+    // All at once: other CPUs have written that table, and so their caches are waited for together.
+    let mapped_bytes =
+        work.iter().map(|item| target.witness.mapped_bytes(item.piece.base_gfn, item.piece.npages)).sum();
     let mut calls = Calls::default();
     'batch: for pieces in work.chunk_by(|a, b| neighbours(&a.piece, &b.piece)) {
         let mut run = Run::new(pieces, &mut tallies);
@@ -131,7 +132,7 @@ pub fn execute(
             run.credit(&call, &result, &mut tallies);
         }
     }
-    let (freed_bytes, left_bytes, measured) = calls.measure(before, target.backend);
+    let (freed_bytes, left_bytes, measured) = calls.measure(before, mapped_bytes, target.backend);
     target.backend.finish();
 
     let ranges = plan.ranges.iter().zip(tallies).map(|(range, tally)| tally.close(range)).collect();
@@ -144,7 +145,6 @@ pub fn execute(
         asked_bytes: calls.asked_bytes,
         freed_bytes,
         measured,
-        mapped_bytes: calls.mapped_bytes,
         left_bytes,
         unnotified_calls: calls.unnotified,
     }
@@ -152,7 +152,6 @@ pub fn execute(
 
 impl<'a> Calls<'a> {
     fn make(&mut self, call: Call<'a>, target: &mut Target<'_>) -> Result<Effect, Failure> {
-        let mapped = target.witness.mapped_bytes(call.base_gfn, call.bytes / FRAME_SIZE);
         let told = target.witness.invalidations();
         self.made += 1;
         let effect = target.backend.reclaim(&call)?;
@@ -160,17 +159,23 @@ impl<'a> Calls<'a> {
         if effect == Effect::Taken {
             self.taken.push(call);
             self.taken_bytes += call.bytes;
-            self.mapped_bytes += mapped;
             // KVM is told before the call returns, of each VMA that maps the range, whether or not a page is in it
             // (mm/memory.c, zap_page_range_single; mm/hugetlb.c, unmap_hugepage_range; 6.1 and 6.12).
             let silent = told.is_some() && told == target.witness.invalidations();
-            self.unnotified += u64::from(mapped > 0 && silent);
+            let mapped = || target.witness.mapped_bytes(call.base_gfn, call.bytes / FRAME_SIZE);
+            self.unnotified += u64::from(silent && mapped() > 0);
         }
         Ok(effect)
     }
 
-    /// Bytes that came back, bytes that are there after all, and how that compares with what was taken.
-    fn measure(&self, before: Result<u64, Failure>, backend: &dyn Backend) -> (u64, u64, Measured) {
+    /// Bytes that came back, bytes that are there after all, and how that compares with what was taken. `mapped_bytes` of
+    /// what was to be taken KVM had mapped, so they were there.
+    fn measure(
+        &self,
+        before: Result<u64, Failure>,
+        mapped_bytes: u64,
+        backend: &dyn Backend,
+    ) -> (u64, u64, Measured) {
         let taken = self.taken_bytes;
         if taken == 0 {
             return (0, 0, Measured::Nothing);
@@ -185,10 +190,10 @@ impl<'a> Calls<'a> {
         if freed == taken {
             return (freed, 0, Measured::Agrees);
         }
-        if freed == 0 && self.mapped_bytes == 0 {
+        if freed == 0 && mapped_bytes == 0 {
             return (0, 0, Measured::NothingResident);
         }
-        if freed >= self.mapped_bytes {
+        if freed >= mapped_bytes {
             return (freed, 0, Measured::Less);
         }
         // Less than was there. Others may have taken memory in the same file or process meanwhile, so the numbers alone

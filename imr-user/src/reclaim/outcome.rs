@@ -30,11 +30,9 @@ pub struct Outcome {
     pub freed_bytes: u64,
     /// Whether the measurement agrees with what was asked.
     pub measured: Measured,
-    /// Bytes of what was taken that KVM had mapped for the guest: at least these were resident.
-    pub mapped_bytes: u64,
     /// Bytes found in the taken ranges after all; looked for only where less came back than was mapped.
     pub left_bytes: u64,
-    /// Calls that took what KVM had mapped, without KVM being told of it.
+    /// Calls that took what KVM has mapped, without KVM being told of it.
     pub unnotified_calls: u64,
 }
 
