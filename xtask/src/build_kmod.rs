@@ -1,7 +1,7 @@
-//! `cargo xtask build-kmod`: the guest's module for Debian's kernels, and the one that attacks the host in tests.
+//! `cargo xtask build-kmod`: the guest's module for Debian's kernels, and those of the tests.
 //!
-//! In: the sources in `guest-kmod` and `tests/hostile-kmod`. Out: `target/kmod/<line>/imr_guest.ko` and
-//! `target/kmod/hostile-<line>/imr_hostile.ko`; a warning is an error.
+//! In: the sources in `guest-kmod`, `tests/hostile-kmod` and `tests/pages-kmod`. Out: `imr_guest.ko` in
+//! `target/kmod/<line>`, `imr_hostile.ko` in `hostile-<line>`, `imr_pages.ko` in `pages-<line>`; a warning is an error.
 //! Must not write into the source folders: two kernel lines are built from them.
 
 use std::collections::BTreeSet;
@@ -37,6 +37,8 @@ const HOSTILE: Module = Module {
     borrowed: &["guest-kmod/imr_abi.h"],
     prefix: "hostile-",
 };
+const PAGES: Module =
+    Module { name: "imr_pages.ko", folder: "tests/pages-kmod", borrowed: &[], prefix: "pages-" };
 /// The guest's, apart from the usual build: looked at by sparse.
 const SPARSE: Module = Module { prefix: "sparse-", ..GUEST };
 /// Written after a build without warnings; holds the release it was built for.
@@ -54,7 +56,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let lines: &[KernelLine] = if args.kernels.is_empty() { &KernelLine::ALL } else { &args.kernels };
     for line in lines {
-        for module in [ensure_built(*line)?, ensure_hostile_built(*line)?] {
+        for module in [ensure_built(*line)?, ensure_hostile_built(*line)?, ensure_pages_built(*line)?] {
             eprintln!("build-kmod: {}", module.display());
         }
     }
@@ -76,6 +78,14 @@ pub(crate) fn ensure_built(line: KernelLine) -> Result<PathBuf> {
 /// As there.
 pub(crate) fn ensure_hostile_built(line: KernelLine) -> Result<PathBuf> {
     ensure(&HOSTILE, line)
+}
+
+/// As [`ensure_built`], the module that looks at what free pages hold.
+///
+/// # Errors
+/// As there.
+pub(crate) fn ensure_pages_built(line: KernelLine) -> Result<PathBuf> {
+    ensure(&PAGES, line)
 }
 
 fn ensure(module: &Module, line: KernelLine) -> Result<PathBuf> {

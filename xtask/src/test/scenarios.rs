@@ -50,9 +50,14 @@ impl Scenario {
         self.name.contains("hostile")
     }
 
+    /// Whether its script has a guest's kernel look at what free pages hold.
+    pub(super) fn looks_at_pages(&self) -> bool {
+        self.name.starts_with("strangers")
+    }
+
     /// Whether its script resets guests on purpose, or starts one anew.
     pub(super) fn resets_guests(&self) -> bool {
-        self.name.starts_with("reset_") || self.script == "sweep.sh"
+        self.name.starts_with("reset_") || self.name.starts_with("strangers") || self.script == "sweep.sh"
     }
 }
 
@@ -187,6 +192,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "sweep_6_1",
         script: "sweep.sh",
         machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..by_hand() },
+    },
+    Scenario { name: "strangers", script: "strangers.sh", machine: by_hand },
+    Scenario {
+        name: "strangers_6_1",
+        script: "strangers.sh",
+        machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..by_hand() },
     },
     Scenario {
         name: "files_keep_checksums",

@@ -68,6 +68,9 @@ fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
         if scenario.is_hostile() {
             build_kmod::ensure_hostile_built(line)?;
         }
+        if scenario.looks_at_pages() {
+            build_kmod::ensure_pages_built(line)?;
+        }
     }
     build_user::static_tools()
 }
@@ -75,7 +78,15 @@ fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
 fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
     let scripts = cache::workspace().join("tests/vm");
     let machine = (scenario.machine)();
-    let hostile = scenario.is_hostile().then(|| build_kmod::ensure_hostile_built(machine.kernels.1));
+    let mut guest_files = Vec::new();
+    if scenario.is_hostile() {
+        let module = build_kmod::ensure_hostile_built(machine.kernels.1)?;
+        guest_files.push(FileMapping::new(module, "/imr_hostile.ko"));
+    }
+    if scenario.looks_at_pages() {
+        let module = build_kmod::ensure_pages_built(machine.kernels.1)?;
+        guest_files.push(FileMapping::new(module, "/imr_pages.ko"));
+    }
     let config = Config {
         host_script: Some(Script::File(scripts.join(scenario.script))),
         guest_script: if machine.module { machine.load } else { Some(NO_MODULE) }
@@ -84,11 +95,7 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
             FileMapping::new(scripts.join("lib.sh"), "/root/lib.sh"),
             FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
         ],
-        guest_files: hostile
-            .transpose()?
-            .map(|module| FileMapping::new(module, "/imr_hostile.ko"))
-            .into_iter()
-            .collect(),
+        guest_files,
         build: false,
         timeout: Some(Duration::from_secs(machine.limit_s)),
         logs: Some(logs.to_owned()),
