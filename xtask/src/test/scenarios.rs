@@ -199,6 +199,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "strangers.sh",
         machine: || Machine { kernels: (KernelLine::V6_12, KernelLine::V6_1), ..by_hand() },
     },
+    Scenario { name: "strangers_end", script: "strangers_end.sh", machine: by_hand },
+    Scenario { name: "strangers_plug", script: "strangers_plug.sh", machine: by_hand },
     Scenario {
         name: "files_keep_checksums",
         script: "files_keep_checksums.sh",

@@ -12,6 +12,7 @@ mod fragment;
 mod guest_stats;
 mod json;
 mod json_wait;
+mod kexec;
 mod pattern;
 mod region;
 mod ring;
@@ -33,6 +34,7 @@ imr-testtool fill --mib N|auto [--same] [--ready FILE] [--until FILE] [--rewrite
 imr-testtool fragment --mib N|auto [--ready FILE] [--until FILE]   take memory, give every second page back
 imr-testtool files write|verify DIR_OR_DEVICE --mib N         files (or one device) of a known content
 imr-testtool ring [--times N]                                 hypercalls as an unprivileged process
+imr-testtool kexec --kernel F --initrd F                      another kernel in the place of this one, same command line
 imr-testtool stat NAME                                        one counter of the guest module
 imr-testtool json lines|count|sum|get|wait|quiet --file F [--from LINE|--last] [--field PATH] [--timeout S] [--for S]
              [--signal NAME:PID] [--qmp SOCKET:COMMAND] [PATH=VALUE | PATH!=VALUE | PATH>=N | PATH<=N]...
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         "fill" => fill::run(args),
         "fragment" => fragment::run(args),
         "files" => files::run(args),
+        "kexec" => kexec::run(args),
         "ring" => ring::run(args),
         "ring-once" => ring::run_once(args),
         "stat" => guest_stats::run(args),
