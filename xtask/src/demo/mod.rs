@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
+use crate::test::tries;
 use crate::testbed::config::{Config, Script, Terminal};
 use crate::testbed::files::FileMapping;
+use crate::testbed::outcome::Outcome;
 use crate::testbed::relay::Source;
 use crate::testbed::run_session;
 use crate::{build_user, cache};
@@ -30,8 +32,6 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 const KIB_PER_MIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const FAILED: u8 = 1;
-/// The story's status when the guest did not come up (EX_TEMPFAIL): now and then it hangs under the emulator.
-const NOT_BOOTED: i32 = 75;
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -69,12 +69,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let status = if on_machine {
         on_machine::run(&config, live, &mut |line| show("", line, &mut result))?
     } else {
-        let first = in_testbed(&config, &mut result)?;
-        if first == NOT_BOOTED {
-            eprintln!("demo: the guest hung at boot; once more. retries: 1");
-            in_testbed(&config, &mut result)?
-        } else {
-            first
+        let mut tried = 1;
+        loop {
+            let outcome = in_testbed(&config, &mut result)?;
+            match tries::lost(false, &outcome) {
+                Some(what) if tried < tries::TRIES => {
+                    eprintln!("demo: {what}; once more. retries: {tried}");
+                    tried += 1;
+                }
+                _ => break i32::from(outcome.exit_code()),
+            }
         }
     };
     let took = started.elapsed().as_secs_f64();
@@ -93,8 +97,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-/// Runs the host script of `config` in the testbed's L1. Returns its status.
-fn in_testbed(config: &Config, result: &mut Option<String>) -> Result<i32> {
+/// Runs the host script of `config` in the testbed's L1.
+fn in_testbed(config: &Config, result: &mut Option<String>) -> Result<Outcome> {
     let outcome = run_session(config, &mut |line| match line.source {
         Source::Testbed => eprintln!("{line}"),
         Source::Host | Source::Guest(_) => show(&format!("{}|", line.source), &line.text, result),
@@ -105,7 +109,7 @@ fn in_testbed(config: &Config, result: &mut Option<String>) -> Result<i32> {
         }
         eprint!("{}", outcome.last_words());
     }
-    Ok(i32::from(outcome.exit_code()))
+    Ok(outcome)
 }
 
 /// Shows a line of the story, or keeps its numbers: they come as JSON at the end.

@@ -20,7 +20,7 @@ const NOT_BOOTED: i32 = 75;
 const SHUTDOWN: &str = r#""event":"reset","cause":"shutdown""#;
 
 /// How often a test is tried, at most.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// How a test ended, and what it took.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ fn kept_logs(logs: &Path, nth: usize) -> PathBuf {
 ///
 /// Under TCG both L1 and its guests triple-fault now and then: a CPU that re-enters a guest finds the top of its page
 /// tables not present, while those tables are whole in the guest's memory.
-fn lost(resets_guests: bool, outcome: &Outcome) -> Option<&'static str> {
+pub(crate) fn lost(resets_guests: bool, outcome: &Outcome) -> Option<&'static str> {
     if outcome.success() {
         return None;
     }
