@@ -26,11 +26,8 @@ hold 1 keep 32
 from=1
 for step in heard claimed half reclaimed done; do
     to=$((from + 1))
-    FROM=0
     imr_start --stop-at $step
-    attached $from
-    fill $from 24
-    stops $from
+    stops $from 24
     migrate $from $to
     left=$(resident_kib $from)
     kill -CONT "$IMR_PID"
@@ -50,7 +47,7 @@ for step in heard claimed half reclaimed done; do
     guest stop $from
     event 20 event=vm_gone "vm.name=guest$from" >/dev/null || fail "the VMM that was left is still there"
     say "$step: offer $OPEN went along from guest $from to guest $to"
-    # An offer that is open when imr ends is what the next one would stop at, before it has said that it is there.
+    # The next imr is to stop at an offer of its own, not at one that this one claimed.
     settle
     FROM=0
     imr_stop

@@ -44,10 +44,8 @@ imr_stop
 # A minute asleep with a batch claimed. Another imr is there meanwhile, and has nothing to say to this guest.
 imr_start --stop-at claimed
 first=$IMR_PID first_log=$IMR_LOG
-attached 1
 lost=$(stat_of 1 revoke_lost)
-fill 1 24
-stops 1
+stops 1 24
 need "a batch is claimed" "$OPEN" -ne 0
 imr_start --ctl /tmp/second.sock
 began=$(cut -d. -f1 /proc/uptime)
@@ -67,13 +65,11 @@ rewrite 1 keep
 kill -KILL "$first"
 attached 1
 served 1
-FROM=0
 kill -TERM "$IMR_PID"
 wait "$IMR_PID" || fail "the second imr ended with status $?"
 
 # SIGTERM in the middle of the calls: it finishes the batch, and ends well. At once: a claim is void after 5 s.
 imr_start --stop-at half
-attached 1
 (until is_stopped "$IMR_PID"; do usleep 20000; done; kill -TERM "$IMR_PID"; kill -CONT "$IMR_PID") &
 fill 1 24
 wait "$IMR_PID" || fail "imr ended with status $? by SIGTERM"
@@ -88,9 +84,7 @@ echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir $cgroup || fail "no
 echo $$ >$cgroup/cgroup.procs
 imr_start --stop-at half
 echo $$ >/sys/fs/cgroup/cgroup.procs
-attached 1
-fill 1 24
-stops 1
+stops 1 24
 # What it has cannot be swapped out, and there is no swap: less than that is more than it can give.
 echo 256k >$cgroup/memory.max
 wait "$IMR_PID"

@@ -34,9 +34,7 @@ settle
 imr_stop
 
 imr_start --stop-at claimed
-attached 1
-fill 1 24
-stops 1
+stops 1 24
 claimed=$OPEN
 need "a batch is claimed" "$claimed" -gt "$offered"
 snapshot save claimed
@@ -48,7 +46,6 @@ imr_stop
 hold 1 big 40
 snapshot save used
 imr_start --stop-at half
-attached 1
 release 1 big
 stops 1
 need "a batch is being taken" "$OPEN" -gt "$claimed"

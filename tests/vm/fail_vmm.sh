@@ -18,7 +18,7 @@ crash() {
 
 module 2
 imr_start --stop-at half
-stops 2
+stops 2 24
 need "a batch is open" "$OPEN" -ne 0
 crash SEGV half
 module 1
@@ -31,15 +31,16 @@ mark
 module 2
 attached 2
 served 2
+# It is a batch of guest 2 that the next imr has to stop at.
+guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 imr_stop
 
-FROM=0
 imr_start --stop-at claimed
-attached 2
-fill 2 24
-stops 2
+stops 2 24
 need "a batch is open" "$OPEN" -ne 0
 crash KILL claimed
+module 1
+attached 1
 served 1
 release 1 keep
 FROM=0

@@ -46,15 +46,18 @@ await() {
 
 # --- imr ---
 
-# imr_start [ARGS]: `imr run` with a log of its own; returns when its probes are attached.
+# imr_start [ARGS]: `imr run` with a log of its own; returns when its probes are attached, or when it has stopped itself as
+# --stop-at has it: that may be before it has said anything.
 imr_start() {
     IMR_RUN=$((IMR_RUN + 1))
+    FROM=0
     IMR_LOG=$ROOT/tmp/imr.$IMR_RUN.json
     : >"$IMR_LOG"
     imr run --json "$@" >"$IMR_LOG" 2>"$ROOT/tmp/imr.$IMR_RUN.err" &
     IMR_PID=$!
-    event 30 event=ready >/dev/null || fail "imr did not get ready"
+    await 30 "imr gets ready" imr_is_ready
 }
+imr_is_ready() { [ "$(count event=ready)" -eq 1 ] || is_stopped "$IMR_PID"; }
 
 # imr_stop: ends it as Ctrl-C does; it has to end well and with a summary.
 imr_stop() {
@@ -84,11 +87,15 @@ attached() { event 40 event=hello "vm.name=guest$1" >/dev/null || fail "guest $1
 # (PAGE_REPORTING_DELAY), so then there is nothing left to offer.
 settle() { imr-testtool json quiet --file "$IMR_LOG" --for 4.5 --timeout 90 event=done || fail "offers do not end"; }
 
-# stops: waits until imr, which was started with --stop-at, has stopped itself in the middle of an offer. OPEN is that
-# offer of guest N (none by then: 0).
+# stops N [MIB]: waits until imr, which was started with --stop-at, has stopped itself in the middle of an offer; guest N
+# frees some memory for it. It may have stopped at an offer that N made by itself, so before it has said that it knows N.
+# OPEN is that offer (none by then: 0).
 stops() {
+    filling=
+    [ -z "${2:-}" ] || { fill "$1" "$2" & filling=$!; }
     await 60 "imr stops itself" is_stopped "$IMR_PID"
     OPEN=$(stat_of "$1" open_seq) || fail "the guest does not answer"
+    [ -z "$filling" ] || wait $filling || fail "guest $1: fill of $2 MiB"
 }
 is_stopped() { grep -q '^State:[[:space:]]*T' "/proc/$1/status"; }
 
@@ -103,10 +110,11 @@ served() {
 
 # --- the guests ---
 
-# boot N: waits until guest N is up for the first time. Now and then a guest hangs at boot under the emulator, with no
-# imr and no module in play; the one who runs this tries again once when the status is 75 (EX_TEMPFAIL), and says so.
+# boot N [BOOTS]: waits until guest N has come up for the first time, or so often. Now and then a guest hangs at boot under
+# the emulator, with no imr and no module in play; the one who runs this tries again when the status is 75 (EX_TEMPFAIL),
+# and says so.
 boot() {
-    timeout 100 guest up "$1" && return
+    timeout 100 guest up "$@" && return
     ended=$?
     say "guest $1 did not boot (status $ended; 143: not within 100 s)"
     guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info registers"}}'

@@ -69,7 +69,7 @@ roms_kept
 mark
 guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 event 20 event=reset vm.name=guest1 >/dev/null || fail "imr did not see the reset"
-guest up 1 2 || fail "guest 1 did not boot again"
+boot 1 2
 watch_roms
 mark
 hostile 1 revive "gpa=$gpa" "cookie=$cookie"

@@ -13,7 +13,7 @@ for boot in 2 3 4 5; do
     seq=$(imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout 30 --field seq \
         --qmp /run/imr/guest1/qmp.sock:system_reset event=claim) || fail "no batch was claimed after the free"
     event 20 event=reset >/dev/null || fail "imr did not see the reset"
-    guest up 1 "$boot" || fail "guest 1 did not boot again"
+    boot 1 "$boot"
     hold 1 pattern auto
     # By now whatever the host did with the old batch is done.
     if [ "$(count event=done "seq=$seq")" -eq 0 ]; then

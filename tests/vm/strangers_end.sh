@@ -20,7 +20,7 @@ offered() {
 # another_kernel HOW: the guest's next kernel is up and uses its memory; the host wakes up, and takes none of that.
 another_kernel() {
     boots=$((boots + 1))
-    guest up 1 $boots || fail "$1: guest 1 did not boot again"
+    boot 1 $boots
     hold 1 second auto
     mark
     kill -CONT "$IMR_PID"
@@ -114,10 +114,8 @@ another_kernel panic "event 1 event=reset"
 FROM=0
 imr_stop
 guest run -t 60 1 "modprobe virtio_blk && cat /dev/vda >/tmp/kernel && cat /dev/vdb >/tmp/initrd" || fail "no kernel for kexec"
-# It may be stopped before it has said that the guest is attached.
 imr_start --stop-at claimed
-fill 1 100
-stops 1
+stops 1 100
 need "a batch is claimed" "$OPEN" -gt 0
 guest run 1 "(sleep 1; imr-testtool kexec --kernel /tmp/kernel --initrd /tmp/initrd) >/tmp/kexec.out 2>&1 &"
 another_kernel kexec "event 1 event=abandoned seq=$OPEN"

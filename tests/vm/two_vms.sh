@@ -21,8 +21,8 @@ for n in 1 2; do
     say "guest $n: $((filled / 1048576)) MiB filled and freed; its file fell by $((fell / 1048576)) MiB, $((freed / 1048576)) MiB by imr"
     # What was offered is no measure: free blocks that merge are offered again, also the part that is back already.
     # Page reporting has whole blocks only: where a piece of one is still in use, the block stays. Of 90 MiB in 4 KiB
-    # pages that was seen to be a sixth.
-    need "guest $n: its file fell by at least three quarters of what it had filled" "$fell" -ge $((filled * 3 / 4))
+    # pages that was seen to be 29 %.
+    need "guest $n: its file fell by at least half of what it had filled" "$fell" -ge $((filled / 2))
     need "guest $n: imr credits it with what its file fell by" "$freed" -ge $((fell * 9 / 10))
     need "guest $n: imr credits it with no more" "$freed" -le $((fell * 12 / 10))
 done
@@ -32,9 +32,9 @@ need "they offered as much as each had freed" $((first - second)) -ge $((70 * 10
 FROM=0
 for n in 1 2; do
     for kind in offered reclaimed; do
-        said=$(($(stat_of $n pages_$kind) * 4096))
-        known=$(sum ${kind}_bytes event=done "vm.name=guest$n")
-        need "guest $n: $kind bytes by imr and by the guest" "$known" -eq "$said"
+        # A batch more may end between the two looks.
+        await 20 "guest $n: $kind bytes by imr are those by the guest" eval \
+            '[ $(($(stat_of $n pages_$kind) * 4096)) -eq "$(sum ${kind}_bytes event=done vm.name=guest$n)" ]'
     done
     need "guest $n: no offer was given back" "$(count event=abandoned "vm.name=guest$n")" -eq 0
 done

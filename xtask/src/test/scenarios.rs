@@ -57,7 +57,7 @@ impl Scenario {
 
     /// Whether its script resets guests on purpose, or starts one anew.
     pub(super) fn resets_guests(&self) -> bool {
-        self.name.starts_with("reset_") || self.name.starts_with("strangers") || self.script == "sweep.sh"
+        ["reset_", "strangers", "sweep", "fail_vmm"].iter().any(|name| self.name.starts_with(name))
     }
 }
 
@@ -236,7 +236,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "shutdown_in_batch",
         script: "shutdown_in_batch.sh",
-        machine: || Machine { guests: 2, ..slow_batches() },
+        machine: || Machine { guests: 2, module: false, ..slow_batches() },
     },
     Scenario {
         name: "reset_open_batch",
