@@ -78,9 +78,10 @@ need "nothing wrong" "$(said wrong)" -eq 0
 need "reclaim really went on between the rounds" "$(said rounds_with_reclaim)" -ge 1
 need "nobody was killed for the limit" "$(box events oom_kill)" -eq 0
 need "what was freed does not count any more, KiB" $(($(guest run 1 cat /sys/fs/cgroup/box/memory.current) / 1024)) -le 8192
+settle
+mark
 boxed fill --mib 160 && fail "160 MiB are within a limit of 120 MiB"
 need "the limit was kept" "$(box events oom_kill)" -eq 1
-mark
 event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "what the one who was killed had does not come back"
 settle
 served 1
