@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             }
         })
     };
-    let outcome = tries::run(NAME, &logs, false, session)?.outcome;
+    let outcome = tries::run(NAME, &logs, 0, session)?.outcome;
     if !outcome.success() {
         return Ok(ExitCode::FAILURE);
     }

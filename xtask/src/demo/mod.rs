@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let mut tried = 1;
         loop {
             let outcome = in_testbed(&config, &mut result)?;
-            match tries::lost(false, &outcome) {
+            match tries::lost(0, &outcome) {
                 Some(what) if tried < tries::TRIES => {
                     eprintln!("demo: {what}; once more. retries: {tried}");
                     tried += 1;

@@ -55,9 +55,14 @@ impl Scenario {
         self.name.starts_with("strangers")
     }
 
-    /// Whether its script resets guests on purpose, or starts one anew.
-    pub(super) fn resets_guests(&self) -> bool {
-        ["reset_", "strangers", "sweep", "fail_vmm"].iter().any(|name| self.name.starts_with(name))
+    /// How often its script has a guest boot again, at most: after a reset, or started anew.
+    pub(super) fn boots_again(&self) -> u32 {
+        match self.script {
+            "reset_in_batch.sh" => 4,
+            "strangers_end.sh" => 2,
+            "reset_open_batch.sh" | "reset_hostile.sh" | "fail_vmm.sh" | "sweep.sh" | "strangers.sh" => 1,
+            _ => 0,
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn run(filter: Option<&str>, time: Duration, seed: Option<u32>) -> Re
     let mut sums = Counts::new();
     for (part, time) in parts(time).into_iter().enumerate() {
         let seed = u32::try_from((u128::from(seed) + part as u128) % SEEDS)?;
-        let tried = tries::run(NAME, &logs, false, || session(time, seed, &tools, &logs))?;
+        let tried = tries::run(NAME, &logs, 0, || session(time, seed, &tools, &logs))?;
         if !tried.outcome.success() {
             tally.failed += 1;
             println!("    repeat it with --seed {seed}");

@@ -34,13 +34,14 @@ pub(crate) struct Tried {
 }
 
 /// Runs the test `name`, and again where [`lost`] says so; `logs` is where it leaves its own, and is removed before.
+/// `boots_again` is how often it has a guest boot again on purpose, at most.
 ///
 /// # Errors
 /// As of `run`; when it was interrupted by a signal, or a lost try's logs cannot be kept.
 pub(crate) fn run(
     name: &str,
     logs: &Path,
-    resets_guests: bool,
+    boots_again: u32,
     run: impl Fn() -> Result<Outcome>,
 ) -> Result<Tried> {
     let try_it = || {
@@ -54,7 +55,7 @@ pub(crate) fn run(
     let mut again = String::new();
     let (mut tries, mut seconds_lost) = (1, 0.0);
     while tries < TRIES
-        && let Some(what) = lost(resets_guests, &outcome)
+        && let Some(what) = lost(boots_again, &outcome)
     {
         println!("test {name} ... {what}; once more");
         show_failure(&outcome, logs);
@@ -92,7 +93,7 @@ fn kept_logs(logs: &Path, nth: usize) -> PathBuf {
 ///
 /// Under TCG both L1 and its guests triple-fault now and then: a CPU that re-enters a guest finds the top of its page
 /// tables not present, while those tables are whole in the guest's memory.
-pub(crate) fn lost(resets_guests: bool, outcome: &Outcome) -> Option<&'static str> {
+pub(crate) fn lost(boots_again: u32, outcome: &Outcome) -> Option<&'static str> {
     if outcome.success() {
         return None;
     }
@@ -105,9 +106,9 @@ pub(crate) fn lost(resets_guests: bool, outcome: &Outcome) -> Option<&'static st
     if matches!(outcome.problem, Some(Problem::QemuEnded(_) | Problem::HostPanicked)) {
         return Some("L1 died");
     }
-    // A test resets guests by QMP; a guest that shuts its CPU down has triple-faulted.
+    // A guest that shuts its CPU down has triple-faulted; a test resets guests in other ways.
     let shutdown = outcome.lines.iter().any(|line| line.text.contains(SHUTDOWN));
-    let reset = outcome.guest_resets > 0 && !resets_guests;
+    let reset = outcome.guest_resets > boots_again;
     (reset || shutdown).then_some("a guest reset itself")
 }
 
@@ -133,29 +134,27 @@ mod tests {
     use super::*;
     use crate::testbed::relay::{Line, Source};
 
-    const RESETS_NONE: bool = false;
-    const RESETS_GUESTS: bool = true;
-
     fn outcome(status: i32, guest_resets: u32) -> Outcome {
         Outcome { status, guest_resets, ..Outcome::default() }
     }
 
     #[test]
     fn only_what_the_guest_did_by_itself_is_tried_again() {
-        assert!(lost(RESETS_NONE, &outcome(1, 1)).is_some());
-        assert!(lost(RESETS_NONE, &outcome(NOT_BOOTED, 0)).is_some());
-        assert!(lost(RESETS_NONE, &outcome(1, 0)).is_none(), "it failed by itself");
-        assert!(lost(RESETS_NONE, &outcome(0, 1)).is_none(), "it did not fail");
-        assert!(lost(RESETS_GUESTS, &outcome(1, 1)).is_none(), "it was reset on purpose");
+        assert!(lost(0, &outcome(1, 1)).is_some());
+        assert!(lost(0, &outcome(NOT_BOOTED, 0)).is_some());
+        assert!(lost(0, &outcome(1, 0)).is_none(), "it failed by itself");
+        assert!(lost(0, &outcome(0, 1)).is_none(), "it did not fail");
+        assert!(lost(1, &outcome(1, 1)).is_none(), "it was reset on purpose");
+        assert!(lost(1, &outcome(1, 2)).is_some(), "once, and not twice");
         let dead = |problem| Outcome { problem: Some(problem), ..Outcome::default() };
-        assert!(lost(RESETS_NONE, &dead(Problem::HostPanicked)).is_some());
-        assert!(lost(RESETS_NONE, &dead(Problem::HostHung(Duration::ZERO))).is_some());
-        assert!(lost(RESETS_NONE, &dead(Problem::TimedOut(Duration::ZERO))).is_none());
-        assert!(lost(RESETS_NONE, &dead(Problem::GuestPanicked(1))).is_none());
+        assert!(lost(0, &dead(Problem::HostPanicked)).is_some());
+        assert!(lost(0, &dead(Problem::HostHung(Duration::ZERO))).is_some());
+        assert!(lost(0, &dead(Problem::TimedOut(Duration::ZERO))).is_none());
+        assert!(lost(0, &dead(Problem::GuestPanicked(1))).is_none());
         let mut shut_down = outcome(1, 2);
         let text = r#"{"unix_ms":1,"vm":{"id":1},"event":"reset","cause":"shutdown"}"#.to_owned();
         shut_down.lines.push(Line { source: Source::Host, at: Duration::ZERO, text });
-        assert!(lost(RESETS_GUESTS, &shut_down).is_some());
+        assert!(lost(2, &shut_down).is_some());
     }
 
     #[test]
@@ -168,7 +167,7 @@ mod tests {
             fs::write(logs.join("try"), tries.get().to_string())?;
             Ok(outcome(1, 1))
         };
-        let tried = run("x", &logs, RESETS_NONE, fails).unwrap();
+        let tried = run("x", &logs, 0, fails).unwrap();
         assert!(!tried.outcome.success());
         assert_eq!((tries.get(), tried.lost), (3, 2));
         for (folder, nth) in [(kept_logs(&logs, 1), "1"), (kept_logs(&logs, 2), "2"), (logs, "3")] {

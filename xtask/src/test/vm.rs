@@ -42,8 +42,8 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
     let (mut lost, mut seconds_lost) = (0, 0.0);
     for scenario in chosen {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
-        let resets_guests = scenario.resets_guests();
-        let tried = tries::run(scenario.name, &logs, resets_guests, || run_one(scenario, &tools, &logs))?;
+        let boots_again = scenario.boots_again();
+        let tried = tries::run(scenario.name, &logs, boots_again, || run_one(scenario, &tools, &logs))?;
         lost += tried.lost;
         seconds_lost += tried.seconds_lost;
         if tried.outcome.success() {
