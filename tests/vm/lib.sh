@@ -23,9 +23,20 @@ fail() {
     for dir in "$ROOT"/run/imr/guest[0-9]*; do
         [ -d "$dir" ] || continue
         echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"
-        guest run -t 5 "${dir##*guest}" 'cat /sys/kernel/debug/imr/stats; uptime; free; cat /proc/buddyinfo' 2>&1 | paste -sd, -
+        guest run -t 5 "${dir##*guest}" 'cat /sys/kernel/debug/imr/stats; uptime; free; cat /proc/buddyinfo' >"$ROOT/tmp/answer" 2>&1
+        [ $? -ne 124 ] || silent "${dir##*guest}"
+        paste -sd, "$ROOT/tmp/answer"
     done
     exit 1
+}
+
+# silent N: what the CPUs of guest N do, which does not answer: whether they run, and where, at two moments.
+silent() {
+    for command in "info status" "info registers -a" "info registers -a"; do
+        guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"'"$command"'"}}' | sed 's/\\r\\n/\n/g' |
+            grep -E 'status|CPU#|^[RE]IP|^CR|rror'
+    done
+    tail -n 5 "$ROOT/run/imr/guest$1/qemu.log"
 }
 
 # need WHAT TEST...: the test has to hold, or WHAT is what did not.

@@ -6,25 +6,21 @@
 
 mod report;
 
-use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use self::report::Statistics;
 use super::tally::Tally;
+use super::workers;
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::{cache, process};
 
 /// Time for each target, unless another is asked for.
 pub(super) const DEFAULT_TIME: Duration = Duration::from_secs(60);
-/// Targets that run at the same time.
-const AT_ONCE: usize = 2;
 /// An input that takes longer is a failure, seconds.
 const LONGEST_INPUT_S: u32 = 10;
 /// So is one that takes more memory, MiB.
@@ -50,24 +46,7 @@ pub(super) fn run(filter: Option<&str>, time: Duration) -> Result<Tally> {
         other => other?,
     }
     let programs = build(&project)?;
-    let queue = Mutex::new(VecDeque::from(targets));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let tallies = thread::scope(|scope| {
-        let work = || -> Result<Tally> {
-            let mut tally = Tally::default();
-            while let Some(target) = next() {
-                tally += target.run(&programs, &project, time)?;
-            }
-            Ok(tally)
-        };
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
-        joined.map(|tally| tally.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
-    });
-    for worker in tallies {
-        tally += worker?;
-    }
-    Ok(tally)
+    workers::run(targets, |target| target.run(&programs, &project, time))
 }
 
 /// Builds all targets; returns the folder of the programs.

@@ -12,6 +12,7 @@ mod stress;
 mod tally;
 pub(crate) mod tries;
 mod vm;
+mod workers;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! In: what to run. Out: how it ended, with a line about it; what each lost try has left is kept.
 //! Must not hide anything: a lost try is shown as a failure is.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -57,8 +58,7 @@ pub(crate) fn run(
     while tries < TRIES
         && let Some(what) = lost(boots_again, &outcome)
     {
-        println!("test {name} ... {what}; once more");
-        show_failure(&outcome, logs);
+        show_failure(&format!("test {name} ... {what}; once more"), &outcome, logs)?;
         seconds_lost += outcome.elapsed.as_secs_f64();
         // What it left is evidence.
         fs::rename(logs, kept_logs(logs, tries))
@@ -77,8 +77,7 @@ pub(crate) fn run(
     if outcome.success() {
         println!("test {name} ... ok ({seconds:.1} s{again})");
     } else {
-        println!("test {name} ... FAILED ({seconds:.1} s{again})");
-        show_failure(&outcome, logs);
+        show_failure(&format!("test {name} ... FAILED ({seconds:.1} s{again})"), &outcome, logs)?;
     }
     Ok(Tried { outcome, lost: tries - 1, seconds_lost })
 }
@@ -112,18 +111,21 @@ pub(crate) fn lost(boots_again: u32, outcome: &Outcome) -> Option<&'static str> 
     (reset || shutdown).then_some("a guest reset itself")
 }
 
-fn show_failure(outcome: &Outcome, logs: &Path) {
+/// In one piece: another test may be about to say something.
+fn show_failure(what: &str, outcome: &Outcome, logs: &Path) -> Result<()> {
     let from = outcome.lines.len().saturating_sub(LAST_LINES);
+    let mut text = format!("{what}\n");
     for line in &outcome.lines[from..] {
-        println!("    {:8.3} {line}", line.at.as_secs_f64());
+        writeln!(text, "    {:8.3} {line}", line.at.as_secs_f64())?;
     }
     if let Some(problem) = &outcome.problem {
-        println!("    {problem}");
+        writeln!(text, "    {problem}")?;
         for line in outcome.last_words().lines() {
-            println!("    {line}");
+            writeln!(text, "    {line}")?;
         }
     }
-    println!("    all of it: {}", logs.display());
+    println!("{text}    all of it: {}", logs.display());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
-//! The vm ring: each scenario in a testbed of its own, one after the other.
+//! The vm ring: each scenario in a testbed of its own; those on one CPU two at a time, the others by themselves.
 //!
 //! In: a filter. Out: a line a scenario; of a failed one the last lines and where its logs are.
 //! Must not build in between: what is tested is the same from the first scenario to the last.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::scenarios::{self, Scenario};
 use super::tally::Tally;
-use super::tries;
+use super::{tries, workers};
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, Script};
 use crate::testbed::files::FileMapping;
@@ -39,19 +40,24 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
         }
         Err(error) => return Err(error),
     };
-    let (mut lost, mut seconds_lost) = (0, 0.0);
-    for scenario in chosen {
+    let lost = Mutex::new((0, 0.0));
+    let run = |scenario: &Scenario| -> Result<Tally> {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
         let boots_again = scenario.boots_again();
         let tried = tries::run(scenario.name, &logs, boots_again, || run_one(scenario, &tools, &logs))?;
-        lost += tried.lost;
-        seconds_lost += tried.seconds_lost;
-        if tried.outcome.success() {
-            tally.passed += 1;
-        } else {
-            tally.failed += 1;
-        }
+        let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.0 += tried.lost;
+        lost.1 += tried.seconds_lost;
+        let passed = u32::from(tried.outcome.success());
+        Ok(Tally { passed, failed: 1 - passed, skipped: 0 })
+    };
+    let (on_one_cpu, on_more): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| (scenario.machine)().host_cpus == 1);
+    tally += workers::run(on_one_cpu, run)?;
+    for scenario in on_more {
+        tally += run(scenario)?;
     }
+    let (lost, seconds_lost) = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
     if lost > 0 {
         println!("{lost} tries lost under the emulator, {seconds_lost:.0} s: see above");
     }
