@@ -44,6 +44,15 @@ await() {
     rm -f "$waiter"
 }
 
+# next_line: waits a second for the next line of file descriptor 4, and has it in $line. A `read -t` that ends in the middle
+# of a line loses what it has of it, so the time ends before the first character or, when its sender died, long after.
+next_line() {
+    rest=
+    IFS= read -r -t 1 -n 1 line <&4 || return 1
+    [ -z "$line" ] || IFS= read -r -t 10 rest <&4 || return 1
+    line=$line$rest
+}
+
 boots() { cat "$dir/boots" 2>/dev/null || echo 0; }
 ended() { [ -e "$dir/off" ]; }
 booted() { [ "$(boots)" -ge "$want" ] || ended; }
@@ -139,16 +148,16 @@ qmp() {
     case $1 in '{'*) ;; *) die "a QMP command is a JSON object, such as {\"execute\":\"query-status\"}" ;; esac
     echo "{\"id\":\"$$\",${1#?}" >&5
     while :; do
-        if ! read -r -t 1 reply <&4; then
+        if ! next_line; then
             ended && die "guest $n ended"
             continue
         fi
-        case $reply in
+        case $line in
         *"\"id\": \"$$\""*) break ;;
         esac
     done
-    echo "$reply"
-    case $reply in *'"error"'*) return 1 ;; esac
+    echo "$line"
+    case $line in *'"error"'*) return 1 ;; esac
 }
 
 run() {
@@ -178,7 +187,7 @@ run() {
             late
             return 124
         fi
-        if ! IFS= read -r -t 1 line <&4; then
+        if ! next_line; then
             ended && { echo "guest: guest $n ended during: $asked" >&2; return 125; }
             continue
         fi
