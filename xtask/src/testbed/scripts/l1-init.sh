@@ -111,6 +111,8 @@ fi
 if [ -z "$IMR_INTERACTIVE" ]; then
     for n in $guests; do
         [ -d "/run/imr/guest$n" ] || continue
+        # The host script may have given up on a guest that hung at boot: it never ends.
+        [ "$status" = 0 ] || [ "$(guest boots "$n")" -gt 0 ] || continue
         if [ -n "$IMR_GUEST_SCRIPT" ]; then
             # Without a status, the host script had its guest ended on purpose: that is for it to judge.
             guest wait "$n" || [ "$status" != 0 ] || [ -e /imr/host-script -a ! -e "/run/imr/guest$n/status" ] || status=1
