@@ -136,7 +136,10 @@
 /* results[i]: the memory is with the host; it reads as zero from now on. */
 #define IMR_RESULT_RECLAIMED 1
 
-/* results[i]: valid, left as it was. */
+/*
+ * results[i]: valid, left as it was, or with the host in part where a call
+ * failed half-way: that part reads as zero.
+ */
 #define IMR_RESULT_KEPT 2
 
 /*

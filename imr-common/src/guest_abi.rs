@@ -79,7 +79,7 @@ pub const MODE_RECLAIMING: u32 = 2;
 pub const RESULT_NONE: u8 = 0;
 /// `results[i]`: the memory is with the host; it reads as zero from now on.
 pub const RESULT_RECLAIMED: u8 = 1;
-/// `results[i]`: valid, left as it was.
+/// `results[i]`: valid, left as it was, or with the host in part where a call failed half-way: that part reads as zero.
 pub const RESULT_KEPT: u8 = 2;
 /// `results[i]`: the range is not one the host would ever take (outside RAM, unaligned, overlapping).
 pub const RESULT_REFUSED: u8 = 3;

@@ -20,6 +20,10 @@ pub const MAX_UNMAP_BLOCKS: u64 = 512;
 /// Hypercalls of ours that one VM may have reported in a second; more are counted in `limited_calls`.
 pub const CALLS_PER_SECOND: u64 = 1000;
 
+/// At most one [`EVENT_RESET`] a VM in this time on account of written registers, ns: a guest can have its VMM write them as
+/// often as it likes (QEMU's vmport). `VmRecord::reset_generation` is raised each time.
+pub const RESET_EVENT_INTERVAL_NS: u64 = 10_000_000;
+
 /// [`BlockRecord::last_map`]: the newest SPTE was a large one. The time loses its lowest bit to it.
 pub const LAST_MAP_LARGE: u64 = 1;
 /// log2 of the unit of [`BlockRecord::last_young`] and [`BlockRecord::last_age`], ns: 134 ms. They wrap after 18 years
@@ -122,8 +126,10 @@ pub struct VmRecord {
     pub window_calls: u64,
     /// CLOCK_MONOTONIC of the newest end of an mmu-notifier invalidation that hit a followed slot, ns.
     pub last_unmap_ns: u64,
+    /// CLOCK_MONOTONIC of the newest [`EVENT_RESET`] on account of written registers, ns.
+    pub reset_told_ns: u64,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// Counters that belong to no VM, one set a CPU. The only element of the per-CPU map `TOTALS`.
@@ -193,7 +199,8 @@ pub const EVENT_CALL: u32 = 1;
 pub const EVENT_VM_SEEN: u32 = 2;
 /// [`Event::kind`]: the memslots of a registered VM changed. `args` = new generation.
 pub const EVENT_SLOTS_CHANGED: u32 = 3;
-/// [`Event::kind`]: a registered VM was reset, restored or shut down. `args` = new reset generation, `RESET_*`.
+/// [`Event::kind`]: a registered VM was reset, restored or shut down. `args` = new reset generation, `RESET_*`. Not of
+/// each: [`RESET_EVENT_INTERVAL_NS`].
 pub const EVENT_RESET: u32 = 4;
 
 /// What showed a reset: the ioctl KVM_SET_SREGS2 on a vCPU.

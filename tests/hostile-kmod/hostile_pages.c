@@ -174,6 +174,9 @@ void hostile_foreign(struct hostile *h)
 /**
  * hostile_flood() - hypercalls as fast as they come, of every kind
  * @h: the attack
+ *
+ * Some name as much memory as an offer can, all of it again and again; each HELLO is another
+ * module's.
  */
 void hostile_flood(struct hostile *h)
 {
@@ -183,10 +186,13 @@ void hostile_flood(struct hostile *h)
 
 	hostile_expect(h, hostile_hello(h), "HELLO is answered");
 	h->record[0] = (struct imr_list_entry){ 0xfee00000, 9, IMR_LIST_END };
-	guest->offer_count = 1;
+	for (i = 1; i < IMR_MAX_RANGES; i++)
+		h->record[i] = (struct imr_list_entry){ 0, IMR_MAX_OFFER_ORDER,
+							i + 1 < IMR_MAX_RANGES ? i + 1 : IMR_LIST_END };
 	for (i = 0; i < hostile_count; i++) {
 		switch (i % 8) {
 		case 0:
+			guest->cookie ^= 2;
 			hostile_call(h, IMR_OP_HELLO, gpa, guest->cookie);
 			break;
 		case 1:
@@ -200,14 +206,17 @@ void hostile_flood(struct hostile *h)
 			break;
 		default:
 			/* An offer each, and each has to be read, judged and answered. */
+			guest->offer_head = i % 8 == 7;
+			guest->offer_count = i % 8 == 7 ? IMR_MAX_RANGES - 1 : 1;
 			WRITE_ONCE(guest->offer_seq, i);
 			hostile_call(h, IMR_OP_DOORBELL, i, guest->cookie);
 		}
 		if (i % 64 == 0)
 			cond_resched();
 	}
-	/* The window of the rate limit. */
-	msleep(1100);
+	/* The window of the rate limit, and what the largest offers cost. */
+	guest->offer_head = 0;
+	msleep(2000);
 	hostile_expect(h, hostile_hello(h), "a good HELLO is answered after them");
 	hostile_expect(h, hostile_holds(h->block, HOSTILE_BAIT_SIZE), "the bait is as it was written");
 }

@@ -34,7 +34,7 @@ mount -o remount,nr_inodes="$used" /run || fail "/run cannot be made full"
 touch /run/a /run/b 2>/dev/null
 imr_start
 await 10 "imr says that it has no socket" grep -q 'no control socket' "$IMR_LOG"
-await 30 "imr says that it has no lock" grep -q 'vm-[-0-9]*.lock: No space' "$IMR_LOG"
+await 30 "imr says that it has no lock" grep -q 'vm-[-0-9a-f]*.lock: No space' "$IMR_LOG"
 need "nobody is answered without a lock" "$(count event=hello)" -eq 0
 mount -o remount,nr_inodes=100000 /run || fail "/run stays full"
 rm -f /run/a /run/b

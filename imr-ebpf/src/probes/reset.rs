@@ -1,15 +1,18 @@
 //! What shows that a VM was reset, restored or shut down: its VMM writes a vCPU's system registers (KVM_SET_SREGS or
 //! KVM_SET_SREGS2), or KVM leaves to the VMM for a shutdown or system event. Each raises the VM's reset generation.
 //!
-//! QEMU's reset does not pass through kvm_vcpu_reset. Several vCPUs raise it several times; too often is safe.
+//! QEMU's reset does not pass through kvm_vcpu_reset. Several vCPUs raise it several times; too often is safe. Of written
+//! registers, which a guest can bring about at will, an event is sent now and then only; user space looks at the generation.
 
 use aya_ebpf::{
     EbpfContext,
+    helpers::bpf_ktime_get_ns,
     macros::{kprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext},
 };
 use imr_common::host_abi::{
-    EVENT_RESET, RESET_SET_SREGS, RESET_SET_SREGS2, RESET_SHUTDOWN, RESET_SYSTEM_EVENT,
+    EVENT_RESET, RESET_EVENT_INTERVAL_NS, RESET_SET_SREGS, RESET_SET_SREGS2, RESET_SHUTDOWN,
+    RESET_SYSTEM_EVENT,
 };
 
 use crate::{
@@ -74,6 +77,17 @@ fn reset(vm: u32, kvm: u64, cause: u64) {
     if let Some(record) = VMS.get_ptr_mut(vm) {
         // SAFETY: a field of a map value that the verifier has seen to be there.
         let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
+        if cause == RESET_SET_SREGS || cause == RESET_SET_SREGS2 {
+            // SAFETY: as above.
+            let told_ns = unsafe { &raw mut (*record).reset_told_ns };
+            // SAFETY: the helper takes no argument.
+            let now = unsafe { bpf_ktime_get_ns() };
+            // Two CPUs may both send one.
+            if now.wrapping_sub(atomic::load64(told_ns)) < RESET_EVENT_INTERVAL_NS {
+                return;
+            }
+            atomic::store64(told_ns, now);
+        }
         emit::event(EVENT_RESET, vm, kvm, [before + 1, cause, 0, 0, 0]);
     }
 }

@@ -40,16 +40,17 @@ pub struct VmLock {
 }
 
 impl VmLock {
-    /// Takes the lock of the VMM with this pid that was started at `start_ticks` (field 22 of
-    /// /proc/PID/stat), so that a reused pid has a lock of its own. `fd` is the VM's descriptor in it.
+    /// Takes the lock of the VM whose `struct kvm` is at the kernel address `kvm`, of the VMM with this pid that was started at
+    /// `start_ticks` (field 22 of /proc/PID/stat): an address or a pid that is used again has a lock of its own. A VMM may
+    /// have several descriptors of one VM, so none of them names it.
     ///
     /// # Errors
     /// [`LockError::Taken`] when another process holds it.
-    pub fn take(pid: Pid, start_ticks: u64, fd: u32) -> Result<Self, LockError> {
-        Self::take_in(Path::new(LOCK_DIR), pid, start_ticks, fd)
+    pub fn take(pid: Pid, start_ticks: u64, kvm: u64) -> Result<Self, LockError> {
+        Self::take_in(Path::new(LOCK_DIR), pid, start_ticks, kvm)
     }
 
-    fn take_in(dir: &Path, pid: Pid, start_ticks: u64, fd: u32) -> Result<Self, LockError> {
+    fn take_in(dir: &Path, pid: Pid, start_ticks: u64, kvm: u64) -> Result<Self, LockError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(dir).map_err(|source| LockError::Io {
@@ -57,7 +58,7 @@ impl VmLock {
             path: dir.to_owned(),
             source,
         })?;
-        let path = dir.join(format!("vm-{pid}-{start_ticks}-{fd}.lock"));
+        let path = dir.join(format!("vm-{pid}-{start_ticks}-{kvm:x}.lock"));
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -237,11 +237,17 @@ impl Session {
         self.overdue.is_some_and(|(_, seen_ns)| rung_ns > seen_ns)
     }
 
-    /// Answers offer `seq`: one of `RESULT_*` for each range, then `done_seq`.
+    /// Answers offer `seq`: one of `RESULT_*` for each range, then `done_seq`. The page is looked at once more: it may have been
+    /// unplugged, rolled back or offered itself while the offer was carried out.
     ///
     /// # Errors
-    /// [`SessionEnd`] when the page cannot be written.
+    /// [`SessionEnd`] when the page cannot be written, or is not as this host left it; nothing was written then.
     pub fn finish(&mut self, memory: &impl PageMemory, seq: u64, results: &[u8]) -> Result<(), SessionEnd> {
+        let (guest, found) = page::read_halves(memory, self.gpa)?;
+        guest.check_identity(self.gpa, self.cookie)?;
+        if found != self.written {
+            return Err(SessionEnd::RolledBack);
+        }
         page::write_results(memory, self.gpa, results)?;
         // The guest loads done_seq with acquire and then reads the results.
         memory.fence();

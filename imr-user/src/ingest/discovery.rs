@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use imr_common::host_abi::{SLOT_WALK_END, SlotFact};
+use imr_common::host_abi::{MAX_VMS, SLOT_WALK_END, SlotFact};
 
 use super::IngestError;
 use super::loader::Probes;
@@ -103,17 +103,34 @@ fn gone_or(pid: Pid, path: &str, error: std::io::Error) -> IngestError {
     if gone { IngestError::VmmGone { pid } } else { IngestError::io("read", path, error) }
 }
 
+/// What a walk found.
+#[derive(Debug, Default)]
+pub struct Walked {
+    /// The VMs.
+    pub vms: Vec<VmFacts>,
+    /// Files whose VM cannot be followed, or not now, and why. They do not keep the others from being followed.
+    pub failed: Vec<(Pid, u32, IngestError)>,
+}
+
 /// Reads the slots of the VMs behind these files. Files that are no VM any more are left out; of several files of one
 /// VM the first counts.
 ///
 /// # Errors
-/// The walk failed, or the slots of a VM changed during each of several readings.
-pub fn walk(probes: &mut Probes, files: &[(Pid, u32)]) -> Result<Vec<VmFacts>, IngestError> {
-    let mut found: Vec<VmFacts> = Vec::new();
+/// The walk failed.
+pub fn walk(probes: &mut Probes, files: &[(Pid, u32)]) -> Result<Walked, IngestError> {
+    let mut walked = Walked::default();
+    for files in files.chunks(MAX_VMS as usize) {
+        walk_some(probes, files, &mut walked)?;
+    }
+    Ok(walked)
+}
+
+/// As [`walk`], of as many files as the eBPF side can be told of at once.
+fn walk_some(probes: &mut Probes, files: &[(Pid, u32)], walked: &mut Walked) -> Result<(), IngestError> {
     let mut left: Vec<(Pid, u32)> = files.to_vec();
     for _ in 0..ATTEMPTS {
         if left.is_empty() {
-            return Ok(found);
+            return Ok(());
         }
         let keys: Vec<u64> =
             left.iter().map(|(pid, fd)| (u64::from(pid.get()) << 32) | u64::from(*fd)).collect();
@@ -121,16 +138,18 @@ pub fn walk(probes: &mut Probes, files: &[(Pid, u32)]) -> Result<Vec<VmFacts>, I
         left.clear();
         for reading in decode(&bytes)? {
             match reading {
-                Reading::Stable(facts) if found.iter().any(|other| other.kvm == facts.kvm) => {}
-                Reading::Stable(facts) => found.push(facts),
+                Reading::Stable(facts) if walked.vms.iter().any(|other| other.kvm == facts.kvm) => {}
+                Reading::Stable(facts) => walked.vms.push(facts),
                 Reading::Changed(pid, fd) => left.push((pid, fd)),
+                Reading::TooMany { pid, fd, written } => {
+                    walked.failed.push((pid, fd, IngestError::TooManySlots { pid, fd, written }));
+                }
             }
         }
     }
-    match left.first() {
-        None => Ok(found),
-        Some((pid, _)) => Err(IngestError::SlotsUnstable { pid: *pid, attempts: ATTEMPTS }),
-    }
+    let unstable = |(pid, fd)| (pid, fd, IngestError::SlotsUnstable { pid, attempts: ATTEMPTS });
+    walked.failed.extend(left.into_iter().map(unstable));
+    Ok(())
 }
 
 /// What the walk said of one file.
@@ -140,12 +159,21 @@ pub enum Reading {
     Stable(VmFacts),
     /// The slots of this process' file changed during the walk.
     Changed(Pid, u32),
+    /// The VM has more slots than a walk can carry.
+    TooMany {
+        /// Process.
+        pid: Pid,
+        /// Its file.
+        fd: u32,
+        /// Slots that were read.
+        written: u64,
+    },
 }
 
 /// The walk's records: slots of a VM, then its end record, then the next VM.
 ///
 /// # Errors
-/// [`IngestError::Format`] where they are cut short, [`IngestError::TooManySlots`].
+/// [`IngestError::Format`] where they are cut short.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Reading>, IngestError> {
     let bad = |what: String| IngestError::Format { path: "iter/task_file".into(), what };
     if !bytes.len().is_multiple_of(size_of::<SlotFact>()) {
@@ -165,7 +193,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Reading>, IngestError> {
         if !stable || slots.len() as u64 != fact.npages {
             readings.push(Reading::Changed(pid, fd));
         } else if fact.flags != 0 {
-            return Err(IngestError::TooManySlots { pid, fd, written: fact.npages });
+            readings.push(Reading::TooMany { pid, fd, written: fact.npages });
         } else {
             readings.push(Reading::Stable(VmFacts {
                 pid,
@@ -302,7 +330,12 @@ mod tests {
         let bytes = encode(&[slot(0, 0, 4), end(4, 1)]);
         assert!(decode(&bytes[1..]).is_err());
         assert!(decode(&encode(&[slot(0, 0, 4)])).is_err());
+    }
+
+    #[test]
+    fn a_vm_with_too_many_slots_leaves_the_others_as_they_are() {
         let cut = SlotFact { flags: 1, ..end(4, 1) };
-        assert!(matches!(decode(&encode(&[slot(0, 0, 4), cut])), Err(IngestError::TooManySlots { .. })));
+        let readings = decode(&encode(&[slot(0, 0, 4), cut, slot(0, 0, 4), end(4, 1)])).unwrap();
+        assert!(matches!(readings.as_slice(), [Reading::TooMany { written: 1, .. }, Reading::Stable(_)]));
     }
 }

@@ -96,7 +96,8 @@ impl Tables {
             window_start_ns: word(11),
             window_calls: word(12),
             last_unmap_ns: word(13),
-            reserved: [word(14), word(15)],
+            reset_told_ns: word(14),
+            reserved: word(15),
         }
     }
 

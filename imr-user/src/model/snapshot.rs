@@ -144,6 +144,8 @@ pub struct EventCounters {
     pub undecodable: u64,
     /// Events that belong to no known VM.
     pub unattributed: u64,
+    /// Calls that nothing has proven to come from a guest's kernel; it calls again.
+    pub unproven: u64,
     /// Unmaps matched by address to more than one VM.
     pub ambiguous: u64,
     /// eBPF tables that were full when an entry was to be added.

@@ -10,9 +10,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::attach::AttachIds;
 use super::clock;
+use super::debt::Debt;
 use super::hazard_watch::HazardWatch;
 use super::orders::Orders;
-use super::worker::{Done, Job, Report, Worker};
+use super::worker::{Done, Job, Report, Taken, Worker};
 use crate::correlate::{Call, CallOp};
 use crate::guest::lock::{LockError, VmLock};
 use crate::guest::memory::{GuestMemory, RamRange};
@@ -99,7 +100,8 @@ impl Answerer {
         while let Ok((_, report)) = self.reports.try_recv() {
             match report {
                 Report::Claimed(_) => {}
-                Report::Done(Done { outcome, rung_ns, claimed_ns, reclaimed_ns, done_ns, .. }) => {
+                Report::Done(Done { taken, rung_ns, claimed_ns, done_ns, .. }) => {
+                    let Taken { outcome, reclaimed_ns, .. } = taken;
                     return Ok(Answered {
                         outcome,
                         claim_ns: claimed_ns.saturating_sub(rung_ns),
@@ -177,9 +179,11 @@ pub(super) fn worker_of(
         orders: Arc::new(Orders::default()),
         reports: sender,
         session: None,
+        session_generation: 0,
+        debt: Debt::default(),
         request: Request::default(),
         compaction: Request::default(),
-        _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd)?,
+        _lock: VmLock::take(vmm.pid(), vmm.start_ticks(), vm_fd.into())?,
         sees_unmaps: false,
         watch: HazardWatch::new(vmm, hazards),
     };
@@ -190,6 +194,7 @@ fn said(report: Option<Report>) -> String {
     match report {
         Some(Report::Malformed { why } | Report::Detached { why } | Report::Abandoned { why, .. }) => why,
         Some(Report::Stale) => "the call was too old".into(),
+        Some(Report::Limited) => "its offers cost too much".into(),
         Some(Report::Settled) => "nothing was open under that number".into(),
         Some(Report::VmmGone) => "the VMM has ended".into(),
         Some(Report::Hello { .. } | Report::Claimed(_) | Report::Done(_)) => {

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 use imr_common::host_abi::{BlockRecord, Event};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 
+use self::follow::Looked;
 use self::pageouts::Pageouts;
 use super::attach::AttachIds;
 use super::baseline::{self, Reading, Schedule};
@@ -52,6 +53,8 @@ use crate::policy::free_since::FREE_SINCE_BYTES;
 const SLOTS_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the offers that are being carried out have at the end. A batch takes milliseconds, unless the VMM stands still.
 const LAST_OFFERS: Duration = Duration::from_secs(5);
+/// So long VMs that run are looked at before anything else.
+const FIRST_LOOKS_LIMIT: Duration = Duration::from_secs(1);
 /// The first snapshot waits for the first baselines, but not longer than this.
 const FIRST_BASELINE_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes that a block costs at most, with an older picture of it on a screen, and the bit that says that it changed.
@@ -76,6 +79,10 @@ pub(super) struct Engine {
     vms: BTreeMap<VmId, FollowedVm>,
     /// Files that were looked at and are no VM to follow, so that each is said once.
     refused_files: HashSet<(Pid, u32, u64)>,
+    /// VMs that were found and are being looked at, by the address of their `struct kvm`.
+    looking_at: HashSet<u64>,
+    looks_in: UnboundedSender<Looked>,
+    looks: UnboundedReceiver<Looked>,
     next_id: u32,
     log: DecisionLog,
     totals_of_ended: Summary,
@@ -140,6 +147,7 @@ impl Engine {
         let (reports_in, reports) = unbounded_channel();
         let (readings_in, readings) = unbounded_channel();
         let (ended_in, ended) = unbounded_channel();
+        let (looks_in, looks) = unbounded_channel();
         let mut engine = Self {
             config,
             attach_ids,
@@ -150,6 +158,9 @@ impl Engine {
             correlator: Correlator::default(),
             vms: BTreeMap::new(),
             refused_files: HashSet::new(),
+            looking_at: HashSet::new(),
+            looks_in,
+            looks,
             next_id: 1,
             log: DecisionLog::default(),
             totals_of_ended: Summary::default(),
@@ -183,6 +194,12 @@ impl Engine {
 
     /// Works until `stop`.
     pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), PipelineError> {
+        let first_looks = tokio::time::Instant::now() + FIRST_LOOKS_LIMIT;
+        while self.is_looking()
+            && let Ok(Some(looked)) = timeout_at(first_looks, self.looks.recv()).await
+        {
+            self.take_look(looked);
+        }
         let failed = |state: &ProbeState| matches!(state, ProbeState::Failed(_));
         let probes = self.probes.status();
         self.tell(
@@ -229,9 +246,13 @@ impl Engine {
                 Some(ask) = self.out.asks.recv() => self.ask(ask),
                 Some(vm) = self.ended.recv() => self.remove(vm),
                 Some(reading) = self.readings.recv() => self.take_reading(reading),
+                Some(looked) = self.looks.recv() => self.take_look(looked),
                 Some(turn) = self.pageouts.next() => self.take_turn(turn),
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => self.read_next_slice(),
-                _ = slots.tick() => self.follow_slot_changes(),
+                _ = slots.tick() => {
+                    self.vms.values_mut().for_each(|vm| vm.follow_resets(&self.tables));
+                    self.follow_slot_changes();
+                }
                 _ = round.tick() => self.start_round(),
                 _ = feel.tick() => self.feel_pressure(),
                 () = self.host_watch.woken() => self.feel_pressure(),
@@ -262,7 +283,7 @@ impl Engine {
             }
             Observation::Reset(id, cause) => {
                 let Some(vm) = self.vms.get_mut(&id) else { return };
-                vm.reset();
+                vm.follow_resets(&self.tables);
                 // Each vCPU's registers are written: one reset, several events.
                 let already = vm.reset_told_ns.replace(clock::monotonic_ns());
                 let burst_ns = 1_000_000_000;
@@ -305,7 +326,10 @@ impl Engine {
             Err(NoWorker::Ingest(error)) => error.to_string(),
             Err(NoWorker::Thread(error)) => format!("cannot start a thread for the VM: {error}"),
         };
-        self.tell(Some(id), Happened::Problem { what: problem });
+        // Each call of the guest tries again.
+        if vm.quota.has_room(clock::monotonic_ns()) {
+            self.tell(Some(id), Happened::Problem { what: problem });
+        }
     }
 
     fn report(&mut self, id: VmId, report: Report) {
@@ -316,7 +340,7 @@ impl Engine {
         if let Report::Done(done) = &report {
             self.offer_to_done.add_ns(done.total_ns());
             // What is known of the VMM's mappings is out of date.
-            vm.mappings_changed |= done.outcome.mapping_stale();
+            vm.mappings_changed |= done.taken.outcome.mapping_stale();
             vm.dirty |= vm.mappings_changed;
         }
         if let Report::Hello { kind: HelloKind::New | HelloKind::RolledBack, .. } = &report {
@@ -350,10 +374,14 @@ impl Engine {
         self.host.baseline = self.schedule.status(clock::monotonic_ns());
         self.judge_pageouts();
         let now_ns = clock::monotonic_ns();
-        for vm in self.vms.values_mut() {
-            vm.sample(&self.tables, now_ns);
+        let mut unknown = Vec::new();
+        for (id, vm) in &mut self.vms {
+            if vm.sample(&self.tables, now_ns) {
+                unknown.push(*id);
+            }
             vm.model.pressure = vm.pressure.snapshot(now_ns);
         }
+        unknown.into_iter().for_each(|id| self.read_at_once(id));
         self.tell_held_back(now_ns);
         self.refresh_all(now_ns);
         self.host.model_bytes = self.model_bytes();
@@ -404,7 +432,9 @@ impl Engine {
             unattributed: unmatched.unattributed
                 + totals.page_faults_unattributed
                 + totals.sptes_set_unattributed
-                + totals.sptes_zapped_unattributed,
+                + totals.sptes_zapped_unattributed
+                + totals.calls_unattributed,
+            unproven: totals.calls_unproven,
             ambiguous: totals.unmaps_ambiguous,
             table_full: totals.table_full,
         }

@@ -9,6 +9,7 @@ mod baseline;
 mod clock;
 pub mod command;
 pub mod ctl;
+mod debt;
 mod doctor;
 mod engine;
 mod hazard_watch;
@@ -78,6 +79,9 @@ pub struct Config {
     /// For tests: stop at a step of an offer.
     pub stop_at: Option<Arc<stop_at::StopAt>>,
 }
+
+/// How long what is being read of VMMs has at the end.
+const LAST_READINGS: Duration = Duration::from_secs(1);
 
 impl Default for Config {
     /// Follows every VM and takes what is offered.
@@ -185,7 +189,7 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
                 .enable_all()
                 .build()
                 .map_err(|source| PipelineError::Start { what: "the runtime", source })?;
-            runtime.block_on(async {
+            let ended = runtime.block_on(async {
                 match engine::Engine::start(config, out) {
                     Ok(engine) => {
                         let _ = started.send(Ok(()));
@@ -196,7 +200,10 @@ pub fn spawn(config: Config) -> Result<Handle, PipelineError> {
                         Ok(())
                     }
                 }
-            })
+            });
+            // What is still read of a VMM that stands still is wanted by nobody.
+            runtime.shutdown_timeout(LAST_READINGS);
+            ended
         })
         .map_err(|source| PipelineError::Start { what: "the pipeline thread", source })?;
     match start.recv() {

@@ -63,9 +63,11 @@ fn is_cheap(report: &Report) -> bool {
     match report {
         Report::Malformed { .. } | Report::Abandoned { .. } | Report::Detached { .. } => true,
         Report::Hello { kind, .. } => *kind != HelloKind::Repeated,
-        Report::Done(done) => !done.outcome.ranges.iter().any(|range| range.result == RangeResult::Reclaimed),
+        Report::Done(done) => {
+            !done.taken.outcome.ranges.iter().any(|range| range.result == RangeResult::Reclaimed)
+        }
         // Told nowhere, or with what follows.
-        Report::Claimed(_) | Report::Stale | Report::Settled | Report::VmmGone => false,
+        Report::Claimed(_) | Report::Stale | Report::Settled | Report::Limited | Report::VmmGone => false,
     }
 }
 

@@ -162,12 +162,14 @@ pub enum Happened {
         /// Doorbell to done, microseconds.
         total_us: u64,
     },
-    /// An offer was given back untouched.
+    /// An offer was given back untouched, or given up.
     Abandoned {
         /// Its number.
         seq: u64,
         /// Why.
         why: String,
+        /// What had been taken of it by then, bytes. The guest is not told.
+        taken_bytes: u64,
     },
     /// Whether idle memory of the VM is swapped out has changed.
     Pageout {
@@ -310,7 +312,12 @@ impl fmt::Display for Happened {
                 }
                 Ok(())
             }
-            Self::Abandoned { seq, why } => write!(f, "offer {seq} given back untouched: {why}"),
+            Self::Abandoned { seq, why, taken_bytes: 0 } => {
+                write!(f, "offer {seq} given back untouched: {why}")
+            }
+            Self::Abandoned { seq, why, taken_bytes } => {
+                write!(f, "offer {seq} given up, {} MiB of it taken: {why}", taken_bytes / MIB)
+            }
             Self::Pageout { state } => match state {
                 PageoutState::Off => f.write_str("idle memory is not swapped out"),
                 PageoutState::Ready => f.write_str("idle memory goes to swap"),
@@ -344,7 +351,7 @@ impl fmt::Display for Summary {
              {} abandoned; offer to done p50 {} us, p99 {} us; denied {}, limited {}, stale {}, malformed {}, \
              records held back {}; \
              left behind {} ({} KiB), KVM not told {}, not measured {}; events lost {}, \
-             undecodable {}, unattributed {}",
+             undecodable {}, unattributed {}, unproven {}, ambiguous {}, table full {}",
             self.vms,
             self.offered_bytes / MIB,
             self.reclaimed_bytes / MIB,
@@ -367,6 +374,9 @@ impl fmt::Display for Summary {
             self.events.lost,
             self.events.undecodable,
             self.events.unattributed,
+            self.events.unproven,
+            self.events.ambiguous,
+            self.events.table_full,
         )
     }
 }

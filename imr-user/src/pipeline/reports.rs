@@ -7,7 +7,7 @@ use imr_common::guest_abi::{RESULT_KEPT, RESULT_RECLAIMED, RESULT_REFUSED};
 use super::clock;
 use super::record::Happened;
 use super::vms::FollowedVm;
-use super::worker::{Done, Report};
+use super::worker::{Done, Report, Taken};
 use crate::guest::page::GuestStatistics;
 use crate::guest::session::HelloKind;
 use crate::ingest::tables::Tables;
@@ -104,14 +104,16 @@ pub(super) fn apply(
             Some(Happened::Claim { seq: offer.seq, ranges: offer.ranges.len(), bytes, redone: offer.redone })
         }
         Report::Done(done) => Some(finished(vm, log, &done)),
-        Report::Abandoned { seq, revoked, why } => {
+        Report::Abandoned { seq, revoked, why, taken } => {
             if revoked {
                 offers.revoked += 1;
             } else {
                 offers.abandoned += 1;
             }
-            log.add(vm, DecisionKind::Abandoned, None, why.clone(), seq, 0);
-            Some(Happened::Abandoned { seq, why })
+            // The guest hears nothing of it; what is with the host is there all the same.
+            let taken_bytes = taken.map_or(0, |taken| note(vm, &taken).reclaimed_bytes);
+            log.add(vm, DecisionKind::Abandoned, None, why.clone(), seq, taken_bytes);
+            Some(Happened::Abandoned { seq, why, taken_bytes })
         }
         Report::Malformed { why } => {
             offers.malformed += 1;
@@ -120,6 +122,10 @@ pub(super) fn apply(
         }
         Report::Stale => {
             offers.stale_calls += 1;
+            None
+        }
+        Report::Limited => {
+            vm.calls_dropped += 1;
             None
         }
         // The end of the VMM is the engine's business.
@@ -158,41 +164,57 @@ fn add_returns(returns: &mut ReturnCounters, outcome: &Outcome) {
     returns.unnotified_calls += outcome.unnotified_calls;
 }
 
-fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened {
-    let outcome = &done.outcome;
-    let mut why = BTreeSet::new();
-    let mut guard = None;
-    let (mut reclaimed, mut kept, mut refused) = (0, 0, 0);
-    let (mut offered_bytes, mut reclaimed_bytes) = (0, 0);
-    for (&(base_gfn, npages), range) in done.ranges.iter().zip(&outcome.ranges) {
-        offered_bytes += npages.saturating_mul(FRAME_SIZE);
+/// What was done with an offer's ranges.
+#[derive(Default)]
+struct Sums {
+    reclaimed: usize,
+    kept: usize,
+    refused: usize,
+    offered_bytes: u64,
+    /// Of ranges that are kept, too, where a call after the first one failed.
+    reclaimed_bytes: u64,
+    /// Reasons for what was not taken, and the guard among them, if there is one.
+    why: BTreeSet<String>,
+    guard: Option<String>,
+}
+
+/// Takes over what was taken: blocks and counters.
+fn note(vm: &mut FollowedVm, taken: &Taken) -> Sums {
+    let mut sums = Sums::default();
+    for (&(base_gfn, npages), range) in taken.ranges.iter().zip(&taken.outcome.ranges) {
+        sums.offered_bytes += npages.saturating_mul(FRAME_SIZE);
+        sums.reclaimed_bytes += range.done_bytes;
         match range.result.wire() {
             RESULT_RECLAIMED => {
-                reclaimed += 1;
-                reclaimed_bytes += range.done_bytes;
-                vm.model.reclaimed(base_gfn, npages, done.reclaimed_ns);
+                sums.reclaimed += 1;
+                vm.model.reclaimed(base_gfn, npages, taken.reclaimed_ns);
                 continue;
             }
-            RESULT_KEPT => kept += 1,
-            RESULT_REFUSED => refused += 1,
+            RESULT_KEPT => sums.kept += 1,
+            RESULT_REFUSED => sums.refused += 1,
             _ => {}
         }
-        why.insert(range.result.to_string());
-        guard = guard.or_else(|| range.result.guard());
+        sums.why.insert(range.result.to_string());
+        sums.guard = sums.guard.or_else(|| range.result.guard());
     }
-    let total_ns = done.total_ns();
-    vm.taken_in_all = done.taken_in_all;
+    vm.taken_in_all = taken.taken_in_all;
     let model = &mut vm.model;
-    done.add_to(&mut model.stages);
-    model.reclaimed_bytes += outcome.freed_bytes;
-    add_returns(&mut model.returns, outcome);
-    model.offers.done += 1;
-    model.offers.ranges_reclaimed += reclaimed as u64;
-    model.offers.ranges_kept += kept as u64;
-    model.offers.ranges_refused += refused as u64;
+    model.reclaimed_bytes += taken.outcome.freed_bytes;
+    add_returns(&mut model.returns, &taken.outcome);
+    model.offers.ranges_reclaimed += sums.reclaimed as u64;
+    model.offers.ranges_kept += sums.kept as u64;
+    model.offers.ranges_refused += sums.refused as u64;
+    sums
+}
+
+fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened {
+    let outcome = &done.taken.outcome;
+    let Sums { reclaimed, kept, refused, offered_bytes, reclaimed_bytes, why, guard } = note(vm, &done.taken);
+    done.add_to(&mut vm.model.stages);
+    vm.model.offers.done += 1;
     let why: Vec<String> = why.into_iter().collect();
     let seq = outcome.offer_seq;
-    if reclaimed > 0 {
+    if reclaimed_bytes > 0 || reclaimed > 0 {
         log.add(
             vm,
             DecisionKind::Reclaimed,
@@ -217,7 +239,7 @@ fn finished(vm: &mut FollowedVm, log: &mut DecisionLog, done: &Done) -> Happened
         refused,
         why,
         claim_us: done.claimed_ns.saturating_sub(done.rung_ns) / 1000,
-        reclaim_us: done.reclaimed_ns.saturating_sub(done.claimed_ns) / 1000,
-        total_us: total_ns / 1000,
+        reclaim_us: done.taken.reclaimed_ns.saturating_sub(done.claimed_ns) / 1000,
+        total_us: done.total_ns() / 1000,
     }
 }

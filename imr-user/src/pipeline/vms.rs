@@ -7,8 +7,10 @@ use std::thread;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
 
 use super::attach::AttachIds;
+use super::debt::Debt;
 use super::hazard_watch::HazardWatch;
 use super::orders::{Changes, Orders, WorkerLayout};
 use super::pageout::Paging;
@@ -72,6 +74,16 @@ pub(super) struct FollowedVm {
     pub(super) dirty: bool,
     /// The VMM mapped something else behind its slots.
     pub(super) mappings_changed: bool,
+    /// That is being read just now.
+    pub(super) is_looked_at: bool,
+    /// It is not read again before, ns of CLOCK_MONOTONIC.
+    pub(super) look_from_ns: u64,
+    /// Ends the wait for the VMM's end.
+    pub(super) end_watch: Option<AbortHandle>,
+    /// The reset generation that is known.
+    pub(super) reset_seen: u64,
+    /// Invalidations longer than [`MAX_UNMAP_BLOCKS`](imr_common::host_abi::MAX_UNMAP_BLOCKS) that are known.
+    long_unmaps_seen: u64,
     /// Calls that the worker had no room for.
     pub(super) calls_dropped: u64,
     /// When a reset was told last, ns of CLOCK_MONOTONIC.
@@ -147,6 +159,11 @@ impl FollowedVm {
             residency: None,
             dirty: false,
             mappings_changed: false,
+            is_looked_at: false,
+            look_from_ns: 0,
+            end_watch: None,
+            reset_seen: 0,
+            long_unmaps_seen: 0,
             calls_dropped: 0,
             reset_told_ns: None,
             pressure: VmState::default(),
@@ -296,10 +313,19 @@ impl FollowedVm {
         }
     }
 
-    /// Tells the worker, if there is one, that the VM was reset.
-    pub(super) fn reset(&mut self) {
-        self.order(|changes| changes.reset = true);
-        self.model.forget_claims(clock::monotonic_ns());
+    /// Whether its slots and mappings may be read now.
+    pub(super) fn may_look(&self, now_ns: u64) -> bool {
+        !self.is_looked_at && now_ns >= self.look_from_ns
+    }
+
+    /// If the VM was reset since this was asked last: what its guest said counts for nothing, and its worker, if there is
+    /// one, is told so.
+    pub(super) fn follow_resets(&mut self, tables: &Tables) {
+        let generation = tables.reset_generation(self.registration.index());
+        if std::mem::replace(&mut self.reset_seen, generation) != generation {
+            self.order(|changes| changes.reset = true);
+            self.model.forget_claims(clock::monotonic_ns());
+        }
     }
 
     fn send(&mut self, job: Job) -> bool {
@@ -322,7 +348,7 @@ impl FollowedVm {
 
     fn start_worker(&mut self, start: &WorkerStart<'_>) -> Result<RunningWorker, NoWorker> {
         let lock =
-            VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.fd).map_err(NoWorker::Lock)?;
+            VmLock::take(self.vmm.pid(), self.vmm.start_ticks(), self.found.kvm).map_err(NoWorker::Lock)?;
         let mem = self.vmm.mem_file().map_err(NoWorker::Ingest)?;
         let orders = Arc::new(Orders::default());
         let WorkerLayout { ram, facts, hazards, block_bases } = self.worker_layout();
@@ -348,6 +374,8 @@ impl FollowedVm {
             orders: Arc::clone(&orders),
             reports: start.reports.clone(),
             session: None,
+            session_generation: 0,
+            debt: Debt::default(),
             request: Request::default(),
             compaction: Request::default(),
             stop_at: start.stop_at.cloned(),
@@ -368,13 +396,15 @@ impl FollowedVm {
         Ok(RunningWorker { jobs, orders, ended })
     }
 
-    /// Takes over the counters of the VM.
-    pub(super) fn sample(&mut self, tables: &Tables, now_ns: u64) {
+    /// Takes over the counters of the VM. Returns whether more of its memory went at once than is followed block by block,
+    /// since this was asked last: what is resident has to be read, then.
+    pub(super) fn sample(&mut self, tables: &Tables, now_ns: u64) -> bool {
         let index = self.registration.index();
         let record = tables.vm(index);
         self.model.sample_faults(record.page_faults, now_ns);
         self.model.offers.denied_calls = record.denied_calls;
         self.model.offers.limited_calls = record.limited_calls + self.calls_dropped;
+        std::mem::replace(&mut self.long_unmaps_seen, record.long_unmaps) != record.long_unmaps
     }
 
     /// Takes over what has changed in the shared table.

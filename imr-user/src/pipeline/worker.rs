@@ -16,6 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::attach::AttachIds;
 use super::clock;
+use super::debt::Debt;
 use super::hazard_watch::HazardWatch;
 use super::orders::{Changes, Orders, WorkerLayout};
 use super::pulse::Pulse;
@@ -63,31 +64,38 @@ pub(super) enum Report {
     Claimed(Offer),
     /// An offer was answered.
     Done(Done),
-    /// An offer was given back.
-    Abandoned { seq: u64, revoked: bool, why: String },
+    /// An offer was given back, or given up: `taken` is what had been done with it by then, if anything had.
+    Abandoned { seq: u64, revoked: bool, why: String, taken: Option<Box<Taken>> },
     /// The guest said something that makes no sense.
     Malformed { why: String },
     /// A call was too old, or of a generation that is over.
     Stale,
     /// A doorbell for an offer that was answered before.
     Settled,
+    /// A doorbell that was not heard: the VM's offers cost too much ([`Debt`]).
+    Limited,
     /// The VMM has ended.
     VmmGone,
 }
 
-/// An answered offer.
-pub(super) struct Done {
+/// What was done with an offer.
+pub(super) struct Taken {
     pub(super) ranges: Vec<(Gfn, u64)>,
     pub(super) outcome: Outcome,
     /// All that the worker has ever taken, bytes ([`Taker::taken`]).
     pub(super) taken_in_all: u64,
-    /// Doorbell, taken up by the worker, claim, last invalidation seen (0: none), end of the reclaim calls, done; ns of
-    /// CLOCK_MONOTONIC.
+    /// End of the reclaim calls, ns of CLOCK_MONOTONIC.
+    pub(super) reclaimed_ns: u64,
+}
+
+/// An answered offer.
+pub(super) struct Done {
+    pub(super) taken: Taken,
+    /// Doorbell, taken up by the worker, claim, last invalidation seen (0: none), done; ns of CLOCK_MONOTONIC.
     pub(super) rung_ns: u64,
     pub(super) heard_ns: u64,
     pub(super) claimed_ns: u64,
     pub(super) notified_ns: u64,
-    pub(super) reclaimed_ns: u64,
     pub(super) done_ns: u64,
 }
 
@@ -101,12 +109,12 @@ impl Done {
     pub(super) fn add_to(&self, stages: &mut Stages) {
         stages.offer.add_ns(self.heard_ns.saturating_sub(self.rung_ns));
         stages.claim.add_ns(self.claimed_ns.saturating_sub(self.heard_ns));
-        stages.reclaim.add_ns(self.reclaimed_ns.saturating_sub(self.claimed_ns));
+        stages.reclaim.add_ns(self.taken.reclaimed_ns.saturating_sub(self.claimed_ns));
         // An older one belongs to something else: nothing of this batch was mapped.
         if self.notified_ns >= self.claimed_ns {
             stages.notifier.add_ns(self.notified_ns - self.claimed_ns);
         }
-        stages.done.add_ns(self.done_ns.saturating_sub(self.reclaimed_ns));
+        stages.done.add_ns(self.done_ns.saturating_sub(self.taken.reclaimed_ns));
         stages.total.add_ns(self.total_ns());
     }
 }
@@ -133,6 +141,10 @@ pub(super) struct Worker {
     pub(super) orders: Arc<Orders>,
     pub(super) reports: UnboundedSender<(VmId, Report)>,
     pub(super) session: Option<Session>,
+    /// Reset generation of the VM when it began.
+    pub(super) session_generation: u64,
+    /// What answering this VM has cost.
+    pub(super) debt: Debt,
     /// The newest request to the guest.
     pub(super) request: Request,
     /// The newest request to compact.
@@ -171,7 +183,7 @@ impl Worker {
         let Changes { reset, layout, policy, allowance, want, compact } = self.orders.take();
         if reset {
             self.taker.forget_claims();
-            self.end("the VM was reset, restored or shut down".into());
+            self.end_if_reset();
         }
         if let Some(WorkerLayout { ram, facts, hazards, block_bases }) = layout {
             self.memory.set_ranges(ram);
@@ -191,6 +203,15 @@ impl Worker {
         }
     }
 
+    /// Of a session that began before the VM's newest reset nothing holds. The one that told of a reset may be older than the
+    /// session.
+    fn end_if_reset(&mut self) {
+        if self.session_generation != self.tables.reset_generation(self.index) && self.session.is_some() {
+            self.taker.forget_claims();
+            self.end("the VM was reset, restored or shut down".into());
+        }
+    }
+
     fn call(&mut self, call: Call) {
         if matches!(call.op, CallOp::Doorbell(_)) {
             self.reached(Step::Heard);
@@ -198,8 +219,10 @@ impl Worker {
         if !self.is_live(&call) {
             return self.report(Report::Stale);
         }
+        // Not every reset is told of.
+        self.end_if_reset();
         match call.op {
-            CallOp::Hello(gpa) => self.hello(gpa, call.cookie),
+            CallOp::Hello(gpa) => self.hello(gpa, call),
             CallOp::Doorbell(seq) => self.doorbell(seq, call),
             CallOp::Bye => self.bye(call.cookie),
             CallOp::Unknown(op) => self.report(Report::Malformed { why: format!("unknown call {op}") }),
@@ -219,7 +242,8 @@ impl Worker {
         why_void(self.is_same_boot(call), age_ns(call, now_ns))
     }
 
-    fn hello(&mut self, gpa: Gpa, cookie: u64) {
+    fn hello(&mut self, gpa: Gpa, call: Call) {
+        let cookie = call.cookie;
         match Session::hello(self.session.as_ref(), &self.memory, gpa, cookie, self.identity(cookie)) {
             Ok((session, statistics, kind)) => {
                 if kind == HelloKind::RolledBack {
@@ -227,6 +251,7 @@ impl Worker {
                     self.renew();
                 }
                 self.session = Some(session);
+                self.session_generation = call.generation;
                 self.told(cookie);
                 self.report(Report::Hello { kind, gpa, cookie, statistics: Box::new(statistics) });
             }
@@ -238,6 +263,9 @@ impl Worker {
 
     fn doorbell(&mut self, seq: u64, call: Call) {
         let heard_ns = clock::monotonic_ns();
+        if self.debt.is_over(heard_ns) {
+            return self.report(Report::Limited);
+        }
         let identity = self.identity(call.cookie);
         // Without a session there is no page to answer in; the guest says HELLO about once a second then.
         let Some(session) = self.session.as_mut() else { return self.report(Report::Settled) };
@@ -250,12 +278,13 @@ impl Worker {
             Ok(Claim::Taken(offer)) => self.take(&offer, call, heard_ns),
             Ok(Claim::Revoked) => {
                 let why = "the guest had withdrawn it".into();
-                self.report(Report::Abandoned { seq, revoked: true, why });
+                self.report(Report::Abandoned { seq, revoked: true, why, taken: None });
             }
             Ok(Claim::Settled) => self.report(Report::Settled),
             Ok(Claim::Malformed(error)) => {
                 self.report(Report::Malformed { why: format!("offer {seq}: {error}") });
-                self.report(Report::Abandoned { seq, revoked: false, why: error.to_string() });
+                let why = error.to_string();
+                self.report(Report::Abandoned { seq, revoked: false, why, taken: None });
             }
             Err(end) => self.ended(&end),
         }
@@ -263,6 +292,7 @@ impl Worker {
 
     fn take(&mut self, offer: &Offer, call: Call, heard_ns: u64) {
         let claimed_ns = clock::monotonic_ns();
+        self.debt.add(claimed_ns, &offer.ranges);
         self.report(Report::Claimed(offer.clone()));
         let ranges: Vec<_> = offer.ranges.iter().map(|range| (range.base_gfn, range.npages)).collect();
         self.reached(Step::Claimed);
@@ -306,35 +336,38 @@ impl Worker {
         if outcome.vmm_gone() {
             return self.gone();
         }
+        let stopped = outcome.stopped();
+        let results: Vec<u8> = outcome.ranges.iter().map(|range| range.result.wire()).collect();
+        let taken = Taken { ranges, outcome, taken_in_all: self.taker.taken(), reclaimed_ns };
         let rings = self.still_rings(&mut pulse).is_some();
         // Once void, always void.
         if let Some(why) = self.void(&call, clock::monotonic_ns()) {
-            return self.give_up(offer.seq, why);
+            return self.give_up(offer.seq, taken, why);
         }
-        if outcome.stopped() || !rings {
-            return self.give_up(offer.seq, "the VM is not running: paused, or migrated away");
+        if stopped || !rings {
+            return self.give_up(offer.seq, taken, "the VM is not running: paused, or migrated away");
         }
-        let results: Vec<u8> = outcome.ranges.iter().map(|range| range.result.wire()).collect();
         let Some(session) = self.session.as_mut() else { return };
         match session.finish(&self.memory, offer.seq, &results) {
             Ok(()) => {
                 let done_ns = clock::monotonic_ns();
                 let rung_ns = call.time_ns;
                 self.report(Report::Done(Done {
-                    ranges,
-                    outcome,
-                    taken_in_all: self.taker.taken(),
+                    taken,
                     rung_ns,
                     heard_ns,
                     claimed_ns,
                     notified_ns,
-                    reclaimed_ns,
                     done_ns,
                 }));
                 self.reached(Step::Done);
                 self.watch.after(call.fingerprint, &mut self.facts, clock::monotonic_ns);
             }
-            Err(end) => self.ended(&end),
+            Err(end) => {
+                let (seq, taken) = (offer.seq, Some(Box::new(taken)));
+                self.report(Report::Abandoned { seq, revoked: false, why: end.to_string(), taken });
+                self.ended(&end);
+            }
         }
     }
 
@@ -346,8 +379,9 @@ impl Worker {
 
     /// The offer can be neither taken nor answered: its page may be somebody else's by now. A guest that is there after
     /// all says HELLO, and has it done again.
-    fn give_up(&mut self, seq: u64, why: &str) {
-        self.report(Report::Abandoned { seq, revoked: false, why: format!("{why} meanwhile") });
+    fn give_up(&mut self, seq: u64, taken: Taken, why: &str) {
+        let (why_now, taken) = (format!("{why} meanwhile"), Some(Box::new(taken)));
+        self.report(Report::Abandoned { seq, revoked: false, why: why_now, taken });
         self.end(why.into());
     }
 

@@ -97,10 +97,11 @@ fn host(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
     let counters = &host.counters;
     writeln!(
         out,
-        "events lost {}  undecodable {}  unattributed {}  table-full {}  ambiguous {}  faults {}  hypercalls {}  unmaps {}",
+        "events lost {}  undecodable {}  unattributed {}  unproven {}  table-full {}  ambiguous {}  faults {}  hypercalls {}  unmaps {}",
         counters.lost,
         counters.undecodable,
         counters.unattributed,
+        counters.unproven,
         counters.table_full,
         counters.ambiguous,
         counters.page_faults,

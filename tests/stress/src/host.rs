@@ -263,6 +263,11 @@ impl Host<'_> {
         match session.finish(&self.memory, offer.seq, &results) {
             Ok(()) => Ok(()),
             Err(SessionEnd::Page(PageError::Memory(MemoryError::VmmGone))) => Err(Killed),
+            // As above: it goes on by kexec, and waits for no answer.
+            Err(SessionEnd::Page(PageError::NoMagic { .. })) => {
+                self.give_up();
+                Ok(())
+            }
             Err(end) => fail(self.vm, &format!("WRONG: {end}")),
         }
     }

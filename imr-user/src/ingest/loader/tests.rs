@@ -37,8 +37,8 @@ fn every_hook_is_attached_or_says_why_not() {
     // Finds the VMs of other programs, if there are any, and no VM where there is none.
     let files = discovery::kvm_vm_files(None).unwrap();
     let found = discovery::walk(&mut probes, &files).unwrap();
-    assert!(found.len() <= files.len());
-    assert!(discovery::walk(&mut probes, &[]).unwrap().is_empty());
+    assert!(found.vms.len() <= files.len());
+    assert!(discovery::walk(&mut probes, &[]).unwrap().vms.is_empty());
 }
 
 #[test]

@@ -11,7 +11,10 @@ use std::sync::atomic::Ordering;
 use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, FRAMES_PER_BLOCK, MAX_VMS, coarse, last_map};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 
-use super::{BLOCK_WORDS, Inner, Mapping, TOTALS_WORDS, Tables, TotalsSource, VM_WORDS, dirty_words, halves};
+use super::{
+    BLOCK_WORDS, Inner, Mapping, RESET_GENERATION, TOTALS_WORDS, Tables, TotalsSource, VM_WORDS, dirty_words,
+    halves,
+};
 use crate::ingest::IngestError;
 
 /// Where a mapping may begin in a file, bytes.
@@ -76,6 +79,14 @@ impl Tables {
             vms: map(vms)?,
             totals: TotalsSource::Shared(map(totals)?),
         })))
+    }
+
+    /// The VM is reset, restored or shut down.
+    pub fn note_reset(&self, index: u32) {
+        let at = index as usize * VM_WORDS + RESET_GENERATION;
+        if let Some(word) = self.0.vms.words().get(at) {
+            word.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Frame `frame` (0-511) of a block gets a 4 KiB SPTE. Nothing happens for an index past the table, here and below.

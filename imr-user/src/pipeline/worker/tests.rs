@@ -7,7 +7,9 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use imr_common::guest_abi::{ABI_VERSION, GuestHalf, LIST_END, LIST_RECORD_SIZE, MAGIC, RECORD_LIST};
+use imr_common::guest_abi::{
+    ABI_VERSION, GuestHalf, LIST_END, LIST_RECORD_SIZE, MAGIC, MAX_OFFER_ORDER, MAX_RANGES, RECORD_LIST,
+};
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -35,6 +37,7 @@ struct Guest {
     jobs: std::sync::mpsc::SyncSender<Job>,
     reports: UnboundedReceiver<(VmId, Report)>,
     generation: u64,
+    tables: Tables,
     ended: std::sync::mpsc::Receiver<()>,
 }
 
@@ -54,14 +57,15 @@ impl Guest {
         let (mut worker, reports) =
             worker_of(&vmm, vm_fd, &[slot], PolicyName::Immediate, Allowed::default()).unwrap();
         worker.make_backend = make_backend.unwrap_or(worker.make_backend);
-        let generation = worker.tables.reset_generation(worker.index);
+        let tables = worker.tables.clone();
+        let generation = tables.reset_generation(worker.index);
         let (jobs, receiver) = sync_channel(8);
         let (ending, ended) = sync_channel(0);
         thread::spawn(move || {
             let _ending = ending;
             worker.run(&receiver);
         });
-        let guest = Self { file, address, jobs, reports, generation, ended };
+        let guest = Self { file, address, jobs, reports, generation, tables, ended };
         for at in (0..BYTES).step_by(FRAME_SIZE as usize) {
             guest.write(at + FRAME_SIZE - 8, &1_u64.to_le_bytes());
         }
@@ -124,12 +128,20 @@ impl Guest {
 
     /// Offers the block at 2 MiB, and rings.
     fn offer(&self, seq: u64) {
-        let mut entry = [0; 16];
-        entry[..8].copy_from_slice(&(2 * MIB).to_le_bytes());
-        entry[8..12].copy_from_slice(&9_u32.to_le_bytes());
-        entry[12..].copy_from_slice(&LIST_END.to_le_bytes());
-        self.write(FRAME_SIZE, &entry);
-        self.set(offset_of!(GuestHalf, offer_count), &1_u32.to_le_bytes());
+        self.offer_often(seq, 9, 1);
+    }
+
+    /// Offers what begins at 2 MiB and is of this order, so many times in one offer, and rings.
+    fn offer_often(&self, seq: u64, order: u32, count: u32) {
+        for index in 0..count {
+            let next = if index + 1 == count { LIST_END } else { index + 1 };
+            let mut entry = [0; 16];
+            entry[..8].copy_from_slice(&(2 * MIB).to_le_bytes());
+            entry[8..12].copy_from_slice(&order.to_le_bytes());
+            entry[12..].copy_from_slice(&next.to_le_bytes());
+            self.write(FRAME_SIZE + u64::from(index) * 16, &entry);
+        }
+        self.set(offset_of!(GuestHalf, offer_count), &count.to_le_bytes());
         self.set(offset_of!(GuestHalf, offer_seq), &seq.to_le_bytes());
         self.call(CallOp::Doorbell(seq));
     }
@@ -246,7 +258,7 @@ fn a_vm_that_stands_still_delays_no_other() {
         fast.offer(seq);
         assert!(matches!(fast.answer(CallOp::Doorbell(seq)), Report::Claimed(_)));
         let Report::Done(done) = fast.report() else { panic!("offer {seq} was not done") };
-        assert_eq!(done.outcome.ranges[0].result, crate::reclaim::outcome::RangeResult::Reclaimed);
+        assert_eq!(done.taken.outcome.ranges[0].result, crate::reclaim::outcome::RangeResult::Reclaimed);
         assert!(done.total_ns() < LIMIT.as_nanos() as u64 / 4);
         assert_eq!(fast.held(), BYTES - 2 * MIB);
     }
@@ -271,4 +283,59 @@ fn a_claim_is_void_after_a_reset_or_when_imr_was_stopped_for_longer_than_kexec_w
     assert_eq!(why_void(true, 4_999_999_999), None);
     assert!(why_void(false, 0).unwrap().contains("reset"));
     assert!(why_void(true, 5_000_000_001).unwrap().contains("too long"));
+}
+
+#[test]
+fn a_session_ends_with_a_reset_that_nobody_told_of() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED a_session_ends_with_a_reset_that_nobody_told_of: the VM's lock needs root");
+    }
+    let mut guest = Guest::start(70_005, None);
+    guest.hello();
+    guest.offer(1);
+    assert!(matches!(guest.answer(CallOp::Doorbell(1)), Report::Claimed(_)));
+    assert!(matches!(guest.report(), Report::Done(_)));
+    let held = guest.held();
+    guest.tables.note_reset(0);
+    guest.generation += 1;
+    guest.offer(2);
+    let said = loop {
+        match guest.report() {
+            Report::Stale => guest.call(CallOp::Doorbell(2)),
+            other => break other,
+        }
+    };
+    assert!(matches!(said, Report::Detached { why } if why.contains("reset")));
+    assert!(matches!(guest.answer(CallOp::Doorbell(2)), Report::Settled), "its page is nobody's");
+    assert_eq!(guest.held(), held);
+    guest.hello();
+    guest.call(CallOp::Doorbell(2));
+    assert!(matches!(guest.answer(CallOp::Doorbell(2)), Report::Claimed(_)));
+    assert!(matches!(guest.report(), Report::Done(_)));
+}
+
+#[test]
+fn a_guest_that_names_too_much_is_not_heard_for_a_while() {
+    if !rustix::process::geteuid().is_root() {
+        return println!(
+            "SKIPPED a_guest_that_names_too_much_is_not_heard_for_a_while: the VM's lock needs root"
+        );
+    }
+    let mut guest = Guest::start(70_006, None);
+    guest.hello();
+    guest.offer_often(1, MAX_OFFER_ORDER, MAX_RANGES as u32);
+    assert!(matches!(guest.answer(CallOp::Doorbell(1)), Report::Claimed(_)));
+    let Report::Done(done) = guest.report() else { panic!("it is answered all the same") };
+    assert!(done.taken.outcome.ranges.iter().all(|range| range.done_bytes == 0), "most of it is no RAM");
+    guest.offer(2);
+    assert!(matches!(guest.answer(CallOp::Doorbell(2)), Report::Limited));
+    // It rings again, as a guest does, and is heard when its time has come.
+    let deadline = Instant::now() + LIMIT;
+    let ring = |guest: &mut Guest| {
+        guest.call(CallOp::Doorbell(2));
+        guest.answer(CallOp::Doorbell(2))
+    };
+    while matches!(ring(&mut guest), Report::Limited) {
+        assert!(Instant::now() < deadline);
+    }
 }

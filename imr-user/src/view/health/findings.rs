@@ -57,7 +57,7 @@ impl Counter {
 const UNATTRIBUTED: &str = "unattributed";
 
 /// Every counter, losses first.
-pub(super) const COUNTERS: [Counter; 10] = [
+pub(super) const COUNTERS: [Counter; 11] = [
     Counter {
         name: "lost",
         value: |counters| counters.lost,
@@ -81,6 +81,12 @@ pub(super) const COUNTERS: [Counter; 10] = [
         value: |counters| counters.unattributed,
         severity: Some(Severity::Warn),
         text: "events that belong to no known VM, such as one that was just found or has just ended",
+    },
+    Counter {
+        name: "unproven",
+        value: |counters| counters.unproven,
+        severity: Some(Severity::Warn),
+        text: "calls that nothing has proven to come from a guest's kernel: not heard; it calls again",
     },
     Counter {
         name: "ambiguous",

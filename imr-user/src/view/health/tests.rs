@@ -35,12 +35,13 @@ fn all_is_well_only_where_it_is() {
         text(&context(&good, &history, 0), &HealthState::default(), (80, 20))
     );
     type Spoil = fn(&mut Snapshot);
-    let spoilt: [Spoil; 13] = [
+    let spoilt: [Spoil; 14] = [
         |all| all.host.counters.lost = 1,
         |all| all.host.counters.undecodable = 1,
         |all| all.host.counters.table_full = 1,
         |all| all.host.counters.unattributed = 1 << 40,
         |all| all.host.counters.ambiguous = 1,
+        |all| all.host.counters.unproven = 1,
         |all| all.host.probes[0].state = ProbeState::Failed("why".to_owned()),
         |all| {
             all.host.probes[0].state =
