@@ -232,14 +232,14 @@ proptest! {
     }
 
     #[test]
-    fn marks_the_wrong_way_round_do_not_flap(low in 0..100_u32, high in 0..100_u32, up in 0..50_u32, down in 0..50_u32,
+    fn marks_that_are_the_same_or_the_wrong_way_round_do_not_flap(low in 0..100_u32, high in 0..100_u32, up in 0..50_u32, down in 0..50_u32,
         available in 0..100_u64, psi in 0..50_u32,
     ) {
         let share = |percent: u32| Amount::Share(Percent::hundredths(percent * 100));
         let settings = Settings {
             available_low: share(low),
             available_high: share(high),
-            psi_above: Percent::hundredths(up * 100 + 1),
+            psi_above: Percent::hundredths(up * 100),
             psi_below: Percent::hundredths(down * 100),
             ..Settings::default()
         };
@@ -248,6 +248,32 @@ proptest! {
         pressure.feel(1, &settings, host(available * GIB, psi as f32));
         for at in 2..5 {
             prop_assert!(!pressure.feel(at, &settings, host(available * GIB, psi as f32)));
+        }
+    }
+
+    /// Figures at the very marks, over and over: each is judged as if it were the first.
+    #[test]
+    fn with_equal_marks_the_figures_alone_decide(
+        mark in 0..20_u32,
+        low in 1..50_u64,
+        figures in proptest::collection::vec((0..3_u64, 0..3_u32), 1..20),
+    ) {
+        let settings = Settings {
+            available_low: Amount::Bytes(low * GIB),
+            available_high: Amount::Bytes(low * GIB),
+            psi_above: Percent::hundredths(mark * 100 + 100),
+            psi_below: Percent::hundredths(mark * 100 + 100),
+            ..Settings::default()
+        };
+        let mut pressure = Pressure::new(0);
+        for (at, (available, psi)) in (1..).zip(figures) {
+            let (available, psi) = (low + available - 1, mark + psi);
+            for again in [false, true] {
+                let changed = pressure.feel(at, &settings, host(available * GIB, psi as f32));
+                prop_assert!(!(again && changed), "it flaps");
+                prop_assert_eq!(pressure.is_pressed(), available < low || psi > mark);
+                prop_assert_eq!(pressure.missing_bytes() > 0, pressure.is_pressed());
+            }
         }
     }
 
