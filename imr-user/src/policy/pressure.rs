@@ -5,6 +5,8 @@
 //! [`Allowance`] is what they come to for one VM; its [`Taker`], which the VM's worker owns, answers offers by it without
 //! waiting for anybody.
 
+#[cfg(test)]
+mod round_tests;
 mod take;
 #[cfg(test)]
 mod tests;
