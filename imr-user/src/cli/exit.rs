@@ -2,6 +2,9 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use super::config::ConfigError;
 use crate::pipeline::PipelineError;
@@ -14,6 +17,9 @@ pub const USAGE: u8 = 2;
 /// Something that IMR needs is not there: privileges, a kernel feature, the eBPF object.
 pub const MISSING: u8 = 3;
 
+/// So long is waited for who reads standard error.
+const READ_WITHIN: Duration = Duration::from_millis(500);
+
 /// Prints the error with its causes on standard error and gives the exit code for it. A closed pipe on
 /// standard output is the reader's way to say "enough" and ends the program quietly.
 #[must_use]
@@ -25,9 +31,24 @@ pub fn report(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     if is_broken_pipe(&error) {
         return ExitCode::SUCCESS;
     }
-    // eprintln! panics where standard error is on a full file system.
-    let _ = writeln!(io::stderr(), "{program}: {}", in_one_line(&error));
+    say(&format!("{program}: {}", in_one_line(&error)));
     ExitCode::from(code(&error))
+}
+
+/// A line on standard error. Waits a moment at most where nobody reads that; on a full file system it is lost.
+pub(super) fn say(line: &str) {
+    let text = format!("{line}\n");
+    let to_write = text.clone();
+    // eprintln! panics where it cannot write.
+    let (done, is_done) = mpsc::channel();
+    let writing = thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(to_write.as_bytes());
+        let _ = done.send(());
+    });
+    let _ = match writing {
+        Ok(_) => is_done.recv_timeout(READ_WITHIN).ok(),
+        Err(_) => io::stderr().write_all(text.as_bytes()).ok(),
+    };
 }
 
 /// The error and its causes. Some errors say their cause themselves; it is not said twice.

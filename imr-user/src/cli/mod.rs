@@ -14,3 +14,4 @@ pub mod size;
 pub mod terminal;
 pub mod top;
 pub mod vms;
+mod writer;

@@ -12,6 +12,8 @@ pub(super) struct Lines<W> {
     out: W,
     /// Lines that could not be written since the last one that could.
     lost: u64,
+    /// The file system was full at the last one.
+    full: bool,
     /// The last line that was begun has no end.
     torn: bool,
 }
@@ -28,12 +30,17 @@ impl Lines<File> {
 }
 
 impl<W: Write> Lines<W> {
-    fn new(out: W) -> Self {
-        Self { out, lost: 0, torn: false }
+    pub(super) fn new(out: W) -> Self {
+        Self { out, lost: 0, full: false, torn: false }
+    }
+
+    /// So many lines were lost before the next one, and not here.
+    pub(super) fn miss(&mut self, count: u64) {
+        self.lost += count;
     }
 
     /// Writes a line, which ends in one. `note` makes the line that says how many are missing, for when there is room
-    /// again. Returns whether this is the first of those that are lost.
+    /// again. Returns whether this is the first of those that a full file system has lost.
     ///
     /// # Errors
     /// Anything but a full file system.
@@ -49,11 +56,12 @@ impl<W: Write> Lines<W> {
         match self.write(&whole) {
             Ok(()) => {
                 self.lost = 0;
+                self.full = false;
                 Ok(false)
             }
             Err(error) if is_full(&error) => {
                 self.lost += 1;
-                Ok(self.lost == 1)
+                Ok(!std::mem::replace(&mut self.full, true))
             }
             Err(error) => Err(error),
         }
@@ -120,6 +128,17 @@ mod tests {
         assert!(!lines.put(b"four\n", note).unwrap());
         assert!(!lines.put(b"five\n", note).unwrap());
         assert_eq!(String::from_utf8(lines.out.said).unwrap(), "one\nt\n2 lost\nfour\nfive\n");
+    }
+
+    #[test]
+    fn what_was_missed_elsewhere_is_told_of_too() {
+        let mut lines = Lines::new(Disk { room: 4, ..Disk::default() });
+        assert!(!lines.put(b"one\n", note).unwrap());
+        lines.miss(5);
+        assert!(lines.put(b"two\n", note).unwrap(), "the first that the disk has lost");
+        lines.out.room = 100;
+        assert!(!lines.put(b"three\n", note).unwrap());
+        assert_eq!(String::from_utf8(lines.out.said).unwrap(), "one\n6 lost\nthree\n");
     }
 
     #[test]

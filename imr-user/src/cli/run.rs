@@ -1,7 +1,5 @@
 //! `imr run`: headless, one line an event and a summary at the end.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,14 +8,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::config::{FileConfig, Places};
 use super::output::Lines;
 use super::policy::PolicyArgs;
+use super::writer::Writer;
 use super::{ctl, duration};
 use crate::model::ids::Pid;
 use crate::pipeline::ctl::Listen;
-use crate::pipeline::record::{Happened, Record};
+use crate::pipeline::record::Record;
 use crate::pipeline::stop_at::StopAt;
 use crate::pipeline::{self, Config};
 
@@ -62,7 +62,7 @@ pub struct RunArgs {
 /// Runs until the time is over or a signal says so.
 ///
 /// # Errors
-/// The configuration is wrong, the pipeline could not start or failed, or standard output is gone.
+/// The configuration is wrong, the pipeline could not start or failed, or standard output is gone or not read at the end.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let file = FileConfig::load(args.config.as_deref(), &Places::of_process())?;
     let listen = args.ctl.clone().unwrap_or_else(|| file.run.ctl.clone());
@@ -89,59 +89,88 @@ async fn follow(args: &RunArgs, config: Config, listen: &Listen) -> anyhow::Resu
             None => std::future::pending().await,
         }
     };
-    tokio::pin!(over);
+    let stop = async {
+        tokio::select! {
+            () = over => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let mut writer = Writer::start(Lines::stdout().context("standard output")?, args.json)?;
+    let mut records = std::mem::replace(&mut handle.records, unbounded_channel().1);
+    relay(&mut records, &mut writer, stop, || handle.ask_to_stop()).await;
+    let handed_over = writer.finish().await;
+    handle.join()?;
+    handed_over.map(|()| ExitCode::SUCCESS)
+}
+
+/// Hands records to the writer until they end. The pipeline is asked to stop after `stop`, or when nothing can be written any
+/// more, and tells records until it has: an offer that a worker is at would be left open otherwise.
+async fn relay(
+    records: &mut UnboundedReceiver<Record>,
+    writer: &mut Writer,
+    stop: impl Future<Output = ()>,
+    mut ask_to_stop: impl FnMut(),
+) {
+    tokio::pin!(stop);
     let mut stopping = false;
-    let mut lines = Lines::stdout().context("standard output")?;
-    let mut unwritable = None;
     loop {
         tokio::select! {
-            () = &mut over, if !stopping => { stopping = true; handle.ask_to_stop(); }
-            _ = interrupt.recv(), if !stopping => { stopping = true; handle.ask_to_stop(); }
-            _ = terminate.recv(), if !stopping => { stopping = true; handle.ask_to_stop(); }
-            record = handle.records.recv() => match record {
-                Some(_) if unwritable.is_some() => {}
-                Some(record) => if let Err(error) = print(&mut lines, &record, args.json) {
-                    // Not at once: an offer that a worker is at would be left open.
-                    unwritable = Some(error);
-                    stopping = true;
-                    handle.ask_to_stop();
-                },
+            () = &mut stop, if !stopping => { stopping = true; ask_to_stop(); }
+            () = writer.failed(), if !stopping => { stopping = true; ask_to_stop(); }
+            record = records.recv() => match record {
+                Some(record) => writer.put(record),
                 None => break,
             },
         }
     }
-    handle.join()?;
-    unwritable.map_or(Ok(ExitCode::SUCCESS), Err)
-}
-
-fn print(lines: &mut Lines<File>, record: &Record, json: bool) -> anyhow::Result<()> {
-    let lost = |count: u64| {
-        let what = format!("standard output was full: {count} records are missing here");
-        line(&Record { happened: Happened::Problem { what }, vm: None, ..*record }, json)
-    };
-    if lines.put(&line(record, json), lost).context("cannot write to standard output")? {
-        // Where standard error is on the same file system, there is nobody to tell.
-        let _ = writeln!(
-            io::stderr(),
-            "imr: standard output is on a full file system; guests are served on, records are lost"
-        );
-    }
-    Ok(())
-}
-
-fn line(record: &Record, json: bool) -> Vec<u8> {
-    let text = if json {
-        // Its parts are text and numbers: nothing of it can fail.
-        serde_json::to_string(record)
-            .unwrap_or_else(|error| format!("{{\"event\":\"problem\",\"what\":\"{error}\"}}"))
-    } else if matches!(record.happened, Happened::Summary(_)) {
-        record.happened.to_string()
-    } else {
-        record.to_string()
-    };
-    format!("{text}\n").into_bytes()
 }
 
 fn stop_at(text: &str) -> Result<Arc<StopAt>, String> {
     text.parse().map(Arc::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::pipeline::record::{Happened, Summary};
+
+    /// A pipeline that tells more than anybody reads, until it is asked to stop.
+    fn relayed(writer: &mut Writer, stop: impl Future<Output = ()>) -> Duration {
+        let (sender, mut records) = unbounded_channel();
+        let tell = move |happened| sender.send(Record { unix_ms: 0, vm: None, happened }).unwrap();
+        let problem = |at| Happened::Problem { what: format!("nr. {at}") };
+        (0..50_000).for_each(|at| tell(problem(at)));
+        let mut tell = Some(tell);
+        let start = Instant::now();
+        let ask = || {
+            if let Some(tell) = tell.take() {
+                tell(Happened::Summary(Summary::default()));
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(relay(&mut records, writer, stop, ask));
+        assert!(records.is_empty(), "they do not pile up");
+        start.elapsed()
+    }
+
+    #[test]
+    fn it_can_be_stopped_though_nobody_reads() {
+        let (reader, pipe) = std::io::pipe().unwrap();
+        let mut writer = Writer::start(Lines::new(pipe), true).unwrap();
+        let took = relayed(&mut writer, async { tokio::time::sleep(Duration::from_millis(300)).await });
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        drop(reader);
+    }
+
+    #[test]
+    fn it_stops_by_itself_when_the_reader_is_gone() {
+        let (reader, pipe) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut writer = Writer::start(Lines::new(pipe), true).unwrap();
+        let took = relayed(&mut writer, std::future::pending());
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
 }

@@ -163,6 +163,11 @@ impl Pager {
         Self { settings, pace, marks: Vec::new(), layout: 0, reader: None, quiet_until_ns: 0 }
     }
 
+    /// Bytes that go into swap in one turn at most.
+    pub(super) fn most(&self) -> u64 {
+        self.settings.rate
+    }
+
     /// Whether it is time for a turn.
     pub(super) fn is_due(&self, now_ns: u64) -> bool {
         now_ns >= self.quiet_until_ns

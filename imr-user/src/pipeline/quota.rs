@@ -1,12 +1,11 @@
 //! How many records one VM's guest may give cause for, so that a hostile one fills neither a log nor the list of decisions.
 //!
 //! Input: reports, times. Output: whether a report is told, and how many were not since the last one that was. Counters
-//! count all of them. What took memory is always told: that costs the guest memory.
+//! count all of them. What brought memory back is always told: that cost the guest memory.
 
 use super::worker::Report;
 use crate::guest::session::HelloKind;
 use crate::policy::bucket::Bucket;
-use crate::reclaim::outcome::RangeResult;
 
 /// So many at once.
 const BURST: u64 = 1000;
@@ -63,9 +62,8 @@ fn is_cheap(report: &Report) -> bool {
     match report {
         Report::Malformed { .. } | Report::Abandoned { .. } | Report::Detached { .. } => true,
         Report::Hello { kind, .. } => *kind != HelloKind::Repeated,
-        Report::Done(done) => {
-            !done.taken.outcome.ranges.iter().any(|range| range.result == RangeResult::Reclaimed)
-        }
+        // Also where ranges count as reclaimed: what it has not touched since it gave it, it can offer again and again.
+        Report::Done(done) => done.taken.outcome.freed_bytes == 0,
         // Told nowhere, or with what follows.
         Report::Claimed(_) | Report::Stale | Report::Settled | Report::Limited | Report::VmmGone => false,
     }
@@ -75,7 +73,39 @@ fn is_cheap(report: &Report) -> bool {
 mod tests {
     use super::*;
 
+    use crate::model::ids::{BLOCK_SIZE, Gfn, VmId};
+    use crate::pipeline::worker::{Done, Taken};
+    use crate::reclaim::outcome::{Measured, Outcome, RangeOutcome, RangeResult};
+
     const SECOND_NS: u64 = 1_000_000_000;
+
+    /// One block, reclaimed, of which so much came back.
+    fn done(freed_bytes: u64) -> Report {
+        let measured = if freed_bytes == 0 { Measured::NothingResident } else { Measured::Agrees };
+        let outcome = Outcome {
+            vm: VmId::new(1),
+            offer_seq: 1,
+            backend: "punch",
+            ranges: vec![RangeOutcome { result: RangeResult::Reclaimed, done_bytes: BLOCK_SIZE }],
+            calls: 1,
+            asked_bytes: BLOCK_SIZE,
+            freed_bytes,
+            measured,
+            left_bytes: 0,
+            unnotified_calls: 0,
+        };
+        let taken = Taken { ranges: vec![(Gfn::new(0), 512)], outcome, taken_in_all: 0, reclaimed_ns: 0 };
+        Report::Done(Done { taken, rung_ns: 0, heard_ns: 0, claimed_ns: 0, notified_ns: 0, done_ns: 0 })
+    }
+
+    #[test]
+    fn what_brings_nothing_back_is_cheap_and_what_does_is_always_told() {
+        let mut quota = Quota::new(0);
+        let told = (0..3 * BURST).filter(|_| quota.admits(&done(0), 0)).count() as u64;
+        assert_eq!((told, quota.held_back_in_all()), (BURST, 2 * BURST));
+        let told = (0..3 * BURST).filter(|_| quota.admits(&done(BLOCK_SIZE), 0)).count() as u64;
+        assert_eq!((told, quota.held_back_in_all()), (3 * BURST, 2 * BURST));
+    }
 
     #[test]
     fn a_flood_is_told_at_first_and_then_counted() {

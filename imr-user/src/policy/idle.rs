@@ -69,6 +69,9 @@ pub enum Pause {
     /// The operator wants to look only.
     #[error("policy observe takes nothing")]
     PolicyObserve,
+    /// The operator wants to know what would be.
+    #[error("a dry run takes nothing; it would go to swap")]
+    DryRun,
     /// There is memory enough.
     #[error("policy pressure: the host is not short of memory")]
     NoPressure,
@@ -105,6 +108,7 @@ impl Pause {
         match self {
             Self::ModuleAttached => "module-attached",
             Self::PolicyObserve => "policy-observe",
+            Self::DryRun => "dry-run",
             Self::NoPressure => "no-pressure",
             Self::NoAccessBits | Self::NoScan => "no-idle-information",
             Self::Regret => "regret",

@@ -5,6 +5,8 @@
 //! [`Allowance`] is what they come to for one VM; its [`Taker`], which the VM's worker owns, answers offers by it without
 //! waiting for anybody.
 
+#[cfg(test)]
+mod round_tests;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -65,13 +67,16 @@ impl Pressure {
         let stalled = psi >= settings.psi_above && host.psi.is_some();
         let next = match self.state {
             PressureState::Calm if short || stalled => PressureState::Pressed,
-            PressureState::Pressed if host.mem_available >= high && psi <= calm_psi => PressureState::Calm,
+            // What makes it pressed also keeps it so: the marks may be one and the same.
+            PressureState::Pressed if !short && !stalled && host.mem_available >= high && psi <= calm_psi => {
+                PressureState::Calm
+            }
             same => same,
         };
         self.missing_bytes = match next {
             PressureState::Calm => 0,
             PressureState::Pressed => {
-                let step = if psi > calm_psi { host.mem_total / PSI_STEP } else { 0 };
+                let step = if stalled || psi > calm_psi { host.mem_total / PSI_STEP } else { 0 };
                 high.saturating_sub(host.mem_available).max(step)
             }
         };

@@ -1,12 +1,14 @@
 //! Idle blocks of guests without the module: whose turn it is, and what came of it. The turns run off the loop, one a VM,
 //! so that a VM whose memory is slow to go out delays no other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::super::Config;
 use super::super::clock;
 use super::super::pageout::{self, Order, Trouble, Turn};
 use super::super::record::Happened;
@@ -30,14 +32,39 @@ const TOLD_NS: u64 = 10_000_000_000;
 pub(super) struct Pageouts {
     turns_in: UnboundedSender<Turn>,
     turns: UnboundedReceiver<Turn>,
-    under_way: usize,
+    shares: Shares,
     stop: Arc<AtomicBool>,
+}
+
+/// What of the swap each turn under way may use, bytes. How much of that is used already nobody knows, so all of it counts
+/// until the turn has ended.
+#[derive(Debug, Default)]
+struct Shares(BTreeMap<VmId, u64>);
+
+impl Shares {
+    /// The part of `room`, as it is now, that a new turn of this VM may use: at most `most`, and nothing that another may.
+    fn give(&mut self, vm: VmId, room: u64, most: u64) -> u64 {
+        let promised = self.0.values().fold(0, |sum: u64, share| sum.saturating_add(*share));
+        let share = room.saturating_sub(promised).min(most);
+        self.0.insert(vm, share);
+        share
+    }
+
+    /// The VM's turn has ended.
+    fn end(&mut self, vm: VmId) {
+        self.0.remove(&vm);
+    }
+
+    /// Whether no turn is under way.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Default for Pageouts {
     fn default() -> Self {
         let (turns_in, turns) = unbounded_channel();
-        Self { turns_in, turns, under_way: 0, stop: Arc::default() }
+        Self { turns_in, turns, shares: Shares::default(), stop: Arc::default() }
     }
 }
 
@@ -57,7 +84,7 @@ impl Engine {
             Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
         }
         self.judge_pageouts();
-        if !self.config.answer {
+        if !moves(&self.config) {
             return;
         }
         let now_ns = clock::monotonic_ns();
@@ -65,9 +92,10 @@ impl Engine {
         for vm in self.vms.values_mut() {
             // A VM that waits for scans has turns all the same: that is how it is seen that they have begun.
             let Ok(room) = barrier(vm, vm.model.policy, pressed, &swap_room) else { continue };
-            let Some(order) = order(vm, &self.tables, room, now_ns, &self.pageouts.stop) else { continue };
-            let results = self.pageouts.turns_in.clone();
-            self.pageouts.under_way += 1;
+            let Pageouts { turns_in, shares, stop, .. } = &mut self.pageouts;
+            let share = |id, most| shares.give(id, room, most);
+            let Some(order) = order(vm, &self.tables, share, now_ns, stop) else { continue };
+            let results = turns_in.clone();
             tokio::task::spawn_blocking(move || {
                 let _ = results.send(pageout::turn(order));
             });
@@ -76,8 +104,8 @@ impl Engine {
 
     /// Takes over what a turn has done.
     pub(super) fn take_turn(&mut self, turn: Turn) {
-        self.pageouts.under_way -= 1;
         let Turn { vm: id, pager, counters, pause, trouble } = turn;
+        self.pageouts.shares.end(id);
         let Some(vm) = self.vms.get_mut(&id) else { return };
         vm.paging.pager = Some(pager);
         vm.paging.pause = pause;
@@ -129,11 +157,7 @@ impl Engine {
         let (swap_room, pressed) = (self.swap_room(), self.host_watch.is_pressed());
         let mut changes = Vec::new();
         for (id, vm) in &mut self.vms {
-            // Who only looks wants to know what would be.
-            let (policy, pause) = match self.config.answer {
-                true => (vm.model.policy, vm.paging.pause),
-                false => (PolicyName::Immediate, None),
-            };
+            let (policy, pause) = judged(&self.config, vm.model.policy, vm.paging.pause);
             let state = match (barrier(vm, policy, pressed, &swap_room), pause) {
                 (Err(barrier), _) => barrier,
                 (Ok(_), Some(pause)) => waiting(pause),
@@ -165,13 +189,27 @@ impl Engine {
     /// Waits for the turns that are under way; they end after the call that they are in.
     pub(super) async fn end_pageouts(&mut self) {
         self.pageouts.stop.store(true, Ordering::Relaxed);
-        while self.pageouts.under_way > 0
+        while !self.pageouts.shares.is_empty()
             && let Some(turn) = self.pageouts.next().await
         {
             self.take_turn(turn);
         }
         let ids: Vec<VmId> = self.vms.keys().copied().collect();
         ids.into_iter().for_each(|id| self.tell_pageout(id, true));
+    }
+}
+
+/// Whether anything may go out at all: not where somebody only looks, nor in a dry run.
+fn moves(config: &Config) -> bool {
+    config.answer && !config.allowed.dry_run
+}
+
+/// What a VM with this policy, and this pause in its turns, is judged by. Who only looks wants to know what would be.
+fn judged(config: &Config, policy: PolicyName, pause: Option<Pause>) -> (PolicyName, Option<Pause>) {
+    match (config.answer, config.allowed.dry_run) {
+        (true, false) => (policy, pause),
+        (true, true) => (policy, Some(Pause::DryRun)),
+        (false, dry_run) => (PolicyName::Immediate, dry_run.then_some(Pause::DryRun)),
     }
 }
 
@@ -195,11 +233,11 @@ fn waiting(pause: Pause) -> PageoutState {
     PageoutState::Waiting { reason: pause.name().into(), why: pause.to_string() }
 }
 
-/// The VM's next turn, unless one is under way or it is too early.
+/// The VM's next turn, unless one is under way or it is too early. `share` says how much it may use of the swap.
 fn order(
     vm: &mut FollowedVm,
     tables: &Tables,
-    swap_room: u64,
+    share: impl FnOnce(VmId, u64) -> u64,
     now_ns: u64,
     stop: &Arc<AtomicBool>,
 ) -> Option<Order> {
@@ -216,7 +254,7 @@ fn order(
         slots,
         tables: tables.clone(),
         young_since,
-        swap_room,
+        swap_room: share(vm.model.id(), pager.most()),
         pager,
         stop: Arc::clone(stop),
     })
@@ -232,4 +270,74 @@ fn add(sum: &mut PageoutCounters, more: &PageoutCounters) {
     sum.mismatches += mismatches;
     sum.skipped_bytes += skipped_bytes;
     sum.rests += rests;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reclaim::choose::Allowed;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_dry_run_judges_and_moves_nothing() {
+        for (answer, dry_run) in [(true, false), (true, true), (false, false), (false, true)] {
+            let allowed = Allowed { dry_run, ..Allowed::default() };
+            let config = Config { answer, allowed, pageout: true, ..Config::default() };
+            assert_eq!(moves(&config), answer && !dry_run);
+            let (policy, pause) = judged(&config, PolicyName::Pressure, Some(Pause::NoScan));
+            assert_eq!(policy, if answer { PolicyName::Pressure } else { PolicyName::Immediate });
+            let expected = match (dry_run, answer) {
+                (true, _) => Some(Pause::DryRun),
+                (false, true) => Some(Pause::NoScan),
+                (false, false) => None,
+            };
+            assert_eq!(pause, expected);
+        }
+    }
+
+    #[test]
+    fn turns_of_a_round_share_the_room() {
+        let mut shares = Shares::default();
+        let mut give = |vm, room| shares.give(VmId::new(vm), room * MIB, 64 * MIB) / MIB;
+        assert_eq!([give(1, 150), give(2, 150), give(3, 150), give(4, 150)], [64, 64, 22, 0]);
+        shares.end(VmId::new(2));
+        assert_eq!(shares.give(VmId::new(5), 100 * MIB, 64 * MIB), 14 * MIB, "the others are still at it");
+        (1..=5).for_each(|vm| shares.end(VmId::new(vm)));
+        assert!(shares.is_empty());
+    }
+
+    proptest! {
+        /// However long turns take and whatever they use of their share, and however many VMs there are.
+        #[test]
+        fn the_reserve_stays_free(
+            total_mib in 100..4000_u64,
+            rounds in proptest::collection::vec(proptest::collection::vec((0..6_u32, 0..80_u64, any::<bool>()), 0..8), 1..40),
+        ) {
+            let settings = Settings::default();
+            let total = total_mib * MIB;
+            let mut free = total;
+            let mut shares = Shares::default();
+            let mut under_way: BTreeMap<VmId, u64> = BTreeMap::new();
+            for steps in rounds {
+                let room = swap_room(total, free, &settings).unwrap_or(0);
+                for vm in (0..6).map(VmId::new) {
+                    under_way.entry(vm).or_insert_with(|| shares.give(vm, room, settings.rate));
+                }
+                for (vm, used_mib, ends) in steps {
+                    let Some(left) = under_way.get_mut(&VmId::new(vm)) else { continue };
+                    let used = (used_mib * MIB).min(*left);
+                    *left -= used;
+                    free -= used;
+                    if ends {
+                        under_way.remove(&VmId::new(vm));
+                        shares.end(VmId::new(vm));
+                    }
+                }
+                prop_assert!(free >= total / 100 * settings.swap_reserve, "{free} of {total}");
+            }
+        }
+    }
 }

@@ -31,6 +31,11 @@ pub enum Allowance {
     },
 }
 
+/// The most that a [`Taker`] takes at once, bytes, and what it can take again a second later.
+pub(super) fn most_at_once(settings: &Settings) -> u64 {
+    settings.rate
+}
+
 /// Answers the offers of one VM.
 #[derive(Debug, Clone)]
 pub struct Taker {
@@ -48,7 +53,7 @@ impl Taker {
         Self {
             allowance: Allowance::Calm,
             settings,
-            bucket: Bucket::new(settings.rate, settings.rate, now_ns),
+            bucket: Bucket::new(settings.rate, most_at_once(&settings), now_ns),
             taken: 0,
             free: FreeSince::default(),
         }

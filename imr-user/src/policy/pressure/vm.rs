@@ -15,8 +15,17 @@ const TELLING_BYTES: f64 = (4 * BLOCK_SIZE) as f64;
 const DOUBLINGS: u32 = 4;
 /// After so many times as long as it was left alone, without new regret, the next time is the first again.
 const FORGIVEN_AFTER: u64 = 4;
-/// Until a guest is asked again. It looks every 2 s (HELLO), and a request ends the one before.
+/// Until a guest that has not given what it was asked for is asked again. It looks every 2 s (HELLO), and a request ends the
+/// one before.
 const ASK_EVERY_NS: u64 = 5_000_000_000;
+/// Until one that has given it is asked again: by the next of the engine's seconds, when about as much can be taken again
+/// ([`super::take::most_at_once`]). It has looked, as each offer is answered.
+const AGAIN_NS: u64 = 900_000_000;
+/// All but one in so many counts as given: ranges seldom fit exactly.
+const ALL_BUT: u64 = 8;
+/// What gave too little is asked for little, or others would wait for what never comes: twice as much as it gave, at least
+/// this part of what can be taken at once.
+const PROBE: u64 = 16;
 /// A guest that gives nothing is asked less and less often, at most 2 to this as seldom.
 const FRUITLESS: u32 = 4;
 /// How long an allowance holds: a few of the engine's seconds.
@@ -68,6 +77,8 @@ pub struct VmState {
     /// [`VmState::advance`]'s total of taken bytes when it was asked.
     asked_at_taken: u64,
     fruitless: u32,
+    /// The most that it was asked for, bytes, once it gave too little.
+    cap: Option<u64>,
 }
 
 impl VmState {
@@ -156,14 +167,50 @@ impl VmState {
     /// Whether it may be asked now.
     #[must_use]
     pub fn may_be_asked(&self, now_ns: u64) -> bool {
-        let every = ASK_EVERY_NS << self.fruitless.min(FRUITLESS);
+        let every = if self.has_given() { AGAIN_NS } else { ASK_EVERY_NS << self.fruitless.min(FRUITLESS) };
         !self.is_left_alone() && self.asked_ns.is_none_or(|asked| now_ns.saturating_sub(asked) >= every)
+    }
+
+    /// Bytes that came since it was asked.
+    fn given(&self) -> u64 {
+        self.seen.0.saturating_sub(self.asked_at_taken)
+    }
+
+    /// Whether what it was asked for has come, all but a little.
+    fn has_given(&self) -> bool {
+        self.given() > 0 && self.outstanding() <= self.asked_bytes / ALL_BUT
+    }
+
+    /// Whether asking it has brought nothing, though it had the time.
+    #[must_use]
+    pub fn gives_nothing(&self, now_ns: u64) -> bool {
+        self.asked_ns.is_some() && self.given() == 0 && (self.fruitless > 0 || !self.is_expected(now_ns))
+    }
+
+    fn is_expected(&self, now_ns: u64) -> bool {
+        self.asked_ns.is_some_and(|asked| now_ns.saturating_sub(asked) < ASK_EVERY_NS)
+    }
+
+    /// The most that it is asked for, where `at_once` can be taken at once, bytes.
+    #[must_use]
+    pub fn most(&self, at_once: u64) -> u64 {
+        let little = (at_once / PROBE).max(BLOCK_SIZE);
+        self.next_cap().map_or(at_once, |cap| cap.max(little).min(at_once))
+    }
+
+    fn next_cap(&self) -> Option<u64> {
+        self.asked_ns?;
+        match self.cap {
+            _ if !self.has_given() => Some(self.given().saturating_mul(2)),
+            cap => cap.map(|cap| cap.max(self.given()).saturating_mul(2)),
+        }
     }
 
     /// It is asked for so many bytes.
     pub fn asked(&mut self, now_ns: u64, bytes: u64) {
-        let gave = self.seen.0 > self.asked_at_taken;
-        self.fruitless = if self.asked_ns.is_none() || gave { 0 } else { self.fruitless.saturating_add(1) };
+        self.cap = self.next_cap();
+        self.fruitless =
+            if self.asked_ns.is_none() || self.given() > 0 { 0 } else { self.fruitless.saturating_add(1) };
         self.asked_ns = Some(now_ns);
         self.asked_bytes = bytes;
         self.asked_at_taken = self.seen.0;
@@ -172,7 +219,13 @@ impl VmState {
     /// Bytes that it was asked for and has not given yet.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        self.asked_bytes.saturating_sub(self.seen.0.saturating_sub(self.asked_at_taken))
+        self.asked_bytes.saturating_sub(self.given())
+    }
+
+    /// Of these, those that may still come: what was asked for long ago may come, too, but nobody waits for it.
+    #[must_use]
+    pub fn coming(&self, now_ns: u64) -> u64 {
+        if self.is_expected(now_ns) { self.outstanding() } else { 0 }
     }
 
     /// It has nothing to give now; how seldom it is asked stays.
@@ -183,6 +236,7 @@ impl VmState {
     /// Nothing more is wanted of it. `true`: something was.
     pub fn stop_asking(&mut self) -> bool {
         self.fruitless = 0;
+        self.cap = None;
         self.asked_bytes = 0;
         self.asked_ns.take().is_some()
     }
@@ -203,9 +257,4 @@ impl VmState {
             wanted_bytes: self.outstanding(),
         }
     }
-}
-
-/// The most that a guest is asked for at once at this rate, bytes: what can be taken until it is asked again.
-pub(super) fn most_at_once(rate: u64) -> u64 {
-    rate.saturating_mul(ASK_EVERY_NS / 1_000_000_000)
 }

@@ -5,7 +5,8 @@
 
 use std::cmp::Reverse;
 
-use super::vm::{VmFigures, VmState, most_at_once};
+use super::take::most_at_once;
+use super::vm::{VmFigures, VmState};
 use crate::model::ids::{BLOCK_SIZE, VmId};
 use crate::model::regret::FreeHeld;
 use crate::policy::settings::{Percent, Settings, mib};
@@ -35,7 +36,8 @@ pub struct Wish {
 }
 
 /// Shares out `missing_bytes`, best candidate first: its memory is longest free, then in the longest runs, then taking it
-/// was least regretted. None is asked for what it should keep, nor for more than its rate allows until it is asked again.
+/// was least regretted; those that gave nothing when they were asked come after all others. None is asked for what it
+/// should keep, nor for more than its rate lets be taken at once.
 pub fn wishes(
     now_ns: u64,
     settings: &Settings,
@@ -47,35 +49,47 @@ pub fn wishes(
     candidates.sort_by_key(|candidate| {
         let free = candidate.free_held;
         (
+            candidate.state.gives_nothing(now_ns),
             Reverse((free.longest_free_ms / 1000 + 1).ilog2()),
             Reverse((free.longest_run_bytes / BLOCK_SIZE + 1).ilog2()),
             candidate.state.regret(),
             candidate.vm,
         )
     });
-    let coming: u64 = candidates.iter().map(|candidate| candidate.state.outstanding()).sum();
-    let mut left = missing_bytes.saturating_sub(coming);
+    // What is on its way, or asked for here.
+    let mut coming: u64 = candidates.iter().map(|candidate| candidate.state.coming(now_ns)).sum();
+    let at_once = most_at_once(settings);
     let mut wishes = Vec::new();
     for candidate in candidates {
         if !candidate.state.may_be_asked(now_ns) {
             continue;
         }
-        // What it was asked for and did not give is shared out again.
-        left = left.saturating_add(candidate.state.outstanding()).min(missing_bytes);
+        // A new request ends the one before: what is still to come of that is shared out again.
+        let of_others = coming - candidate.state.coming(now_ns);
         let floor = settings.floor.of(candidate.figures.ram_bytes);
-        let can_give = candidate.figures.free_and_held().saturating_sub(floor) / BLOCK_SIZE * BLOCK_SIZE;
-        let bytes = left.next_multiple_of(BLOCK_SIZE).min(can_give).min(most_at_once(settings.rate));
-        if bytes < BLOCK_SIZE {
+        let can_give = whole_blocks(candidate.figures.free_and_held().saturating_sub(floor));
+        if can_give == 0 {
             candidate.state.give_up_asking();
+            coming = of_others;
             continue;
         }
-        left = left.saturating_sub(bytes);
+        let most = whole_blocks(candidate.state.most(at_once)).min(can_give);
+        let bytes = missing_bytes.saturating_sub(of_others).next_multiple_of(BLOCK_SIZE).min(most);
+        if bytes == 0 {
+            // Others give enough.
+            continue;
+        }
+        coming = of_others.saturating_add(bytes);
         let regret = candidate.state.regret();
         let why = reason(missing_bytes, bytes, can_give, candidate.free_held, regret);
         candidate.state.asked(now_ns, bytes);
         wishes.push(Wish { vm: candidate.vm, bytes, why });
     }
     wishes
+}
+
+fn whole_blocks(bytes: u64) -> u64 {
+    bytes / BLOCK_SIZE * BLOCK_SIZE
 }
 
 fn reason(missing: u64, bytes: u64, can_give: u64, free: FreeHeld, regret: Percent) -> String {
