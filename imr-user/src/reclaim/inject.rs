@@ -14,15 +14,17 @@ mod seccomp;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod unfinished;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
-use self::held::{Held, Refusal};
+use self::held::{CALL_LIMIT, Held, Refusal};
 use self::maps::Maps;
 use self::pagemap::Pagemap;
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
@@ -36,11 +38,20 @@ const MAX_TRIES: usize = 8;
 const MAX_KNOWN: usize = 16;
 const MADVISE: &str = "madvise(MADV_DONTNEED) in the VMM";
 const CHOOSE: &str = "choosing a thread to stop";
+/// How often [`settle`] has to be called while it says so. A VMM's thread may stand still for as long.
+pub const SETTLE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// The thread that served last, by VMM: looking at one is cheaper than looking at all. A number that is used again
     /// does no harm, it is looked up in the VMM's directory.
     static LAST: RefCell<Vec<(Pid, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lets go of threads that would not stop when a batch of this OS thread was over. Whether some still do not: then it has
+/// to be called again after [`SETTLE`].
+#[must_use]
+pub fn settle() -> bool {
+    unfinished::settle()
 }
 
 /// The backend.
@@ -98,6 +109,7 @@ impl<'a> Inject<'a> {
     /// Opened anew in every batch: an execve of the VMM gives it another address space.
     fn files(&mut self) -> Result<&(Maps, Pagemap), Obstacle> {
         if self.files.is_none() {
+            self.calls_end().map_err(Obstacle::Failure)?;
             let open = Maps::open(self.proc_dir).map_err(|errno| ("maps", errno)).and_then(|maps| {
                 Ok((maps, Pagemap::open(self.proc_dir).map_err(|errno| ("pagemap", errno))?))
             });
@@ -110,6 +122,18 @@ impl<'a> Inject<'a> {
             }
         }
         self.files.as_ref().ok_or(Obstacle::Guard(Guard::StaleMapping))
+    }
+
+    /// An earlier batch's call that is still under way could take what is answered now. It is waited for, and where that
+    /// takes too long, the claim is over and nothing is answered.
+    fn calls_end(&mut self) -> Result<(), Failure> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
+        }
+        unfinished::calls_end(CALL_LIMIT).map_err(|errno| {
+            let path = "the VMM, which has not come to its end since an earlier batch".into();
+            self.refused.insert(Failure { operation: MADVISE, path, errno }).clone()
+        })
     }
 
     /// The stopped thread; stops one at the first call.
@@ -138,6 +162,7 @@ impl<'a> Inject<'a> {
         let last =
             LAST.with_borrow(|known| known.iter().find(|entry| entry.0 == self.pid).map(|entry| entry.1));
         if let Some(tid) = last
+            && !unfinished::has(tid)
             && threads::look(self.proc_dir, pid, tid).is_ok_and(|rank| rank <= threads::GOOD)
             && let Ok(held) = stop(tid)
         {
@@ -145,7 +170,7 @@ impl<'a> Inject<'a> {
         }
         let survey = threads::survey(self.proc_dir, pid).map_err(|errno| none("task".into(), errno))?;
         let mut first = None;
-        for tid in survey.fit.iter().take(MAX_TRIES) {
+        for tid in survey.fit.iter().filter(|tid| !unfinished::has(**tid)).take(MAX_TRIES) {
             match stop(*tid) {
                 Ok(held) => {
                     self.remember(*tid);
