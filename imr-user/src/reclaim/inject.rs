@@ -25,7 +25,7 @@ use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
 use self::held::{CALL_LIMIT, Held, Refusal};
-use self::maps::Maps;
+use self::maps::{Maps, Vma};
 use self::pagemap::Pagemap;
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
 use super::guards::Guard;
@@ -218,24 +218,54 @@ impl<'a> Inject<'a> {
         Ok(())
     }
 
+    /// Whether the mapping is still the one that was prepared, by one ioctl right before a call. The kernel cannot be asked
+    /// for one before Linux 6.11, and reading all takes longer than most calls: there, what [`Backend::prepare`] saw
+    /// counts for the whole batch.
+    fn check_mapping(&self, (start, end): (Hva, Hva)) -> Result<(), Failure> {
+        let failure = |errno, why: &str| Failure {
+            operation: MADVISE,
+            path: format!("the mapping at {:#x}{why}", start.get()),
+            errno,
+        };
+        let (maps, _) = self.files.as_ref().ok_or_else(|| failure(Errno::BADF, ""))?;
+        match maps.query(start.get()) {
+            Ok(Some(vma)) if is_private_memory(&vma, start, end) => Ok(()),
+            Ok(_) => Err(failure(Errno::STALE, ", which the VMM has changed since the batch began")),
+            Err(Errno::NOTTY | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(failure(errno, "")),
+        }
+    }
+
     fn take(&mut self, start: u64, end: u64) -> Result<(), Failure> {
         let at = |errno| Failure { operation: MADVISE, path: format!("{start:#x}..{end:#x}"), errno };
         // Neighbouring mappings are taken in one call, so it may end in another one than it begins in.
+        let mut mappings = Vec::new();
         let mut reached = start;
         while reached < end {
             let of = |bounds: &&(Hva, Hva)| bounds.0.get() <= reached && reached < bounds.1.get();
-            reached = self.prepared.iter().find(of).ok_or_else(|| at(Errno::BADF))?.1.get();
+            let bounds = *self.prepared.iter().find(of).ok_or_else(|| at(Errno::BADF))?;
+            mappings.push(bounds);
+            reached = bounds.1.get();
         }
         let (_, pagemap) = self.files.as_ref().ok_or_else(|| at(Errno::BADF))?;
         self.check_ends(pagemap, start, end)?;
         let before = pagemap.present_bytes(start, end).map_err(at)?;
         let advice = u64::from(libc::MADV_DONTNEED.cast_unsigned());
+        self.held()?;
+        for bounds in mappings {
+            self.check_mapping(bounds)?;
+        }
         self.held()?.call(libc::SYS_madvise, [start, end - start, advice])?;
         let (_, pagemap) = self.files.as_ref().ok_or_else(|| at(Errno::BADF))?;
         let after = pagemap.present_bytes(start, end).map_err(at)?;
         self.freed_bytes += before.saturating_sub(after);
         Ok(())
     }
+}
+
+/// Whether it is this mapping, and of the only kind that is taken.
+fn is_private_memory(vma: &Vma, start: Hva, end: Hva) -> bool {
+    (vma.start, vma.end) == (start.get(), end.get()) && vma.writable && !vma.shared && vma.inode == 0
 }
 
 impl Backend for Inject<'_> {
@@ -255,13 +285,7 @@ impl Backend for Inject<'_> {
                 return Err(Obstacle::Failure(Failure { operation: "lookup", path: "maps".into(), errno }));
             }
         };
-        let is_the_same = found.is_some_and(|vma| {
-            (vma.start, vma.end) == (segment.vma_start.get(), segment.vma_end.get())
-                && vma.writable
-                && !vma.shared
-                && vma.inode == 0
-        });
-        if !is_the_same {
+        if !found.is_some_and(|vma| is_private_memory(&vma, segment.vma_start, segment.vma_end)) {
             return Err(Obstacle::Guard(self.lost()));
         }
         let bounds = (segment.vma_start, segment.vma_end);

@@ -1,11 +1,11 @@
-//! Threads that do not stop in time, in a process that does as it is told.
+//! Threads that do not stop in time, and mappings that change, in a process that does as it is told.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::puppet::{ECHO, Puppet, VFORK, until, vfork_flags};
+use super::puppet::{ECHO, PROTECT, Puppet, UNPROTECT, VFORK, until, vfork_flags};
 use crate::model::backing::Segment;
 use crate::model::ids::{BLOCK_SIZE, Hva, Pid};
 use crate::reclaim::backend::{Backend as _, Call, Effect, Failure};
@@ -126,4 +126,36 @@ fn a_call_that_has_not_begun_is_not_made_any_more() {
     let pagemap = Pagemap::open(proc_dir.as_fd()).unwrap();
     let start = segment.hva.get();
     assert_eq!(pagemap.present_bytes(start, start + 4 * MIB), Ok(4 * MIB));
+}
+
+#[test]
+fn a_mapping_that_changes_in_a_batch_is_left_alone() {
+    let ram = ram();
+    let test = "a_mapping_that_changes_in_a_batch_is_left_alone";
+    let Some(mut puppet) = Puppet::start(test, &ram) else { return };
+    let proc_dir = proc_dir(puppet.pid());
+    if Maps::open(proc_dir.as_fd()).unwrap().query(ram.address()) == Err(Errno::NOTTY) {
+        println!("SKIPPED {test}: this kernel cannot be asked for one mapping (before Linux 6.11)");
+        return;
+    }
+    let segment = segment(&puppet, &ram);
+    let mut inject = Inject::new(proc_dir.as_fd(), Pid::new(puppet.pid()));
+    let pagemap = Pagemap::open(proc_dir.as_fd()).unwrap();
+    let present = || pagemap.present_bytes(ram.address(), ram.address() + 4 * MIB).unwrap();
+    inject.prepare(&segment).unwrap();
+    puppet.send(PROTECT);
+    assert_eq!(puppet.says(), PROTECT);
+    let failure = second_block(&mut inject, &segment).unwrap_err();
+    assert_eq!(failure.errno, Errno::STALE, "{failure}");
+    assert_eq!(present(), 4 * MIB);
+    inject.finish();
+    expect_life(&mut puppet);
+
+    puppet.send(UNPROTECT);
+    assert_eq!(puppet.says(), UNPROTECT);
+    inject.prepare(&segment).unwrap();
+    assert_eq!(second_block(&mut inject, &segment).unwrap(), Effect::Taken);
+    assert_eq!(present(), 3 * MIB);
+    inject.finish();
+    expect_life(&mut puppet);
 }
