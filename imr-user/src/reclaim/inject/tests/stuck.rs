@@ -121,7 +121,7 @@ fn a_call_that_has_not_begun_is_not_made_any_more() {
     let advice = u64::from(libc::MADV_DONTNEED.cast_unsigned());
     held.begin(libc::SYS_madvise, [segment.hva.get(), 4 * MIB, advice]).unwrap();
     drop(held);
-    assert!(!settle());
+    until(|| !settle(), || format!("{:?}", puppet.state()));
     expect_life(&mut puppet);
     let pagemap = Pagemap::open(proc_dir.as_fd()).unwrap();
     let start = segment.hva.get();
