@@ -40,6 +40,7 @@ use crate::reclaim::by_mapping::MakeBackend;
 use crate::reclaim::choose::Allowed;
 use crate::reclaim::executor::{self, Target};
 use crate::reclaim::guards::{SlotFacts, VmFacts};
+use crate::reclaim::inject;
 use crate::reclaim::outcome::Outcome;
 use crate::reclaim::punch::KeptFiles;
 
@@ -158,7 +159,10 @@ impl Worker {
     /// Works until the engine drops the other end of `jobs`.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            let job = if self.kept.is_empty() {
+            // Threads of the VMM that have not been let go of wait for this very OS thread.
+            let job = if inject::settle() {
+                jobs.recv_timeout(inject::SETTLE)
+            } else if self.kept.is_empty() {
                 jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 jobs.recv_timeout(KEEP_OPEN)

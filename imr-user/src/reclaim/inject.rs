@@ -14,16 +14,18 @@ mod seccomp;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod unfinished;
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use rustix::fs::readlinkat;
 use rustix::io::Errno;
 
-use self::held::{Held, Refusal};
-use self::maps::Maps;
+use self::held::{CALL_LIMIT, Held, Refusal};
+use self::maps::{Maps, Vma};
 use self::pagemap::Pagemap;
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
 use super::guards::Guard;
@@ -36,11 +38,20 @@ const MAX_TRIES: usize = 8;
 const MAX_KNOWN: usize = 16;
 const MADVISE: &str = "madvise(MADV_DONTNEED) in the VMM";
 const CHOOSE: &str = "choosing a thread to stop";
+/// How often [`settle`] has to be called while it says so. A VMM's thread may stand still for as long.
+pub const SETTLE: Duration = Duration::from_millis(10);
 
 thread_local! {
     /// The thread that served last, by VMM: looking at one is cheaper than looking at all. A number that is used again
     /// does no harm, it is looked up in the VMM's directory.
     static LAST: RefCell<Vec<(Pid, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lets go of threads that would not stop when a batch of this OS thread was over. Whether some still do not: then it has
+/// to be called again after [`SETTLE`].
+#[must_use]
+pub fn settle() -> bool {
+    unfinished::settle()
 }
 
 /// The backend.
@@ -98,6 +109,7 @@ impl<'a> Inject<'a> {
     /// Opened anew in every batch: an execve of the VMM gives it another address space.
     fn files(&mut self) -> Result<&(Maps, Pagemap), Obstacle> {
         if self.files.is_none() {
+            self.calls_end().map_err(Obstacle::Failure)?;
             let open = Maps::open(self.proc_dir).map_err(|errno| ("maps", errno)).and_then(|maps| {
                 Ok((maps, Pagemap::open(self.proc_dir).map_err(|errno| ("pagemap", errno))?))
             });
@@ -110,6 +122,18 @@ impl<'a> Inject<'a> {
             }
         }
         self.files.as_ref().ok_or(Obstacle::Guard(Guard::StaleMapping))
+    }
+
+    /// An earlier batch's call that is still under way could take what is answered now. It is waited for, and where that
+    /// takes too long, the claim is over and nothing is answered.
+    fn calls_end(&mut self) -> Result<(), Failure> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
+        }
+        unfinished::calls_end(CALL_LIMIT).map_err(|errno| {
+            let path = "the VMM, which has not come to its end since an earlier batch".into();
+            self.refused.insert(Failure { operation: MADVISE, path, errno }).clone()
+        })
     }
 
     /// The stopped thread; stops one at the first call.
@@ -138,6 +162,7 @@ impl<'a> Inject<'a> {
         let last =
             LAST.with_borrow(|known| known.iter().find(|entry| entry.0 == self.pid).map(|entry| entry.1));
         if let Some(tid) = last
+            && !unfinished::has(tid)
             && threads::look(self.proc_dir, pid, tid).is_ok_and(|rank| rank <= threads::GOOD)
             && let Ok(held) = stop(tid)
         {
@@ -145,7 +170,7 @@ impl<'a> Inject<'a> {
         }
         let survey = threads::survey(self.proc_dir, pid).map_err(|errno| none("task".into(), errno))?;
         let mut first = None;
-        for tid in survey.fit.iter().take(MAX_TRIES) {
+        for tid in survey.fit.iter().filter(|tid| !unfinished::has(**tid)).take(MAX_TRIES) {
             match stop(*tid) {
                 Ok(held) => {
                     self.remember(*tid);
@@ -193,24 +218,54 @@ impl<'a> Inject<'a> {
         Ok(())
     }
 
+    /// Whether the mapping is still the one that was prepared, by one ioctl right before a call. The kernel cannot be asked
+    /// for one before Linux 6.11, and reading all takes longer than most calls: there, what [`Backend::prepare`] saw
+    /// counts for the whole batch.
+    fn check_mapping(&self, (start, end): (Hva, Hva)) -> Result<(), Failure> {
+        let failure = |errno, why: &str| Failure {
+            operation: MADVISE,
+            path: format!("the mapping at {:#x}{why}", start.get()),
+            errno,
+        };
+        let (maps, _) = self.files.as_ref().ok_or_else(|| failure(Errno::BADF, ""))?;
+        match maps.query(start.get()) {
+            Ok(Some(vma)) if is_private_memory(&vma, start, end) => Ok(()),
+            Ok(_) => Err(failure(Errno::STALE, ", which the VMM has changed since the batch began")),
+            Err(Errno::NOTTY | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(failure(errno, "")),
+        }
+    }
+
     fn take(&mut self, start: u64, end: u64) -> Result<(), Failure> {
         let at = |errno| Failure { operation: MADVISE, path: format!("{start:#x}..{end:#x}"), errno };
         // Neighbouring mappings are taken in one call, so it may end in another one than it begins in.
+        let mut mappings = Vec::new();
         let mut reached = start;
         while reached < end {
             let of = |bounds: &&(Hva, Hva)| bounds.0.get() <= reached && reached < bounds.1.get();
-            reached = self.prepared.iter().find(of).ok_or_else(|| at(Errno::BADF))?.1.get();
+            let bounds = *self.prepared.iter().find(of).ok_or_else(|| at(Errno::BADF))?;
+            mappings.push(bounds);
+            reached = bounds.1.get();
         }
         let (_, pagemap) = self.files.as_ref().ok_or_else(|| at(Errno::BADF))?;
         self.check_ends(pagemap, start, end)?;
         let before = pagemap.present_bytes(start, end).map_err(at)?;
         let advice = u64::from(libc::MADV_DONTNEED.cast_unsigned());
+        self.held()?;
+        for bounds in mappings {
+            self.check_mapping(bounds)?;
+        }
         self.held()?.call(libc::SYS_madvise, [start, end - start, advice])?;
         let (_, pagemap) = self.files.as_ref().ok_or_else(|| at(Errno::BADF))?;
         let after = pagemap.present_bytes(start, end).map_err(at)?;
         self.freed_bytes += before.saturating_sub(after);
         Ok(())
     }
+}
+
+/// Whether it is this mapping, and of the only kind that is taken.
+fn is_private_memory(vma: &Vma, start: Hva, end: Hva) -> bool {
+    (vma.start, vma.end) == (start.get(), end.get()) && vma.writable && !vma.shared && vma.inode == 0
 }
 
 impl Backend for Inject<'_> {
@@ -230,13 +285,7 @@ impl Backend for Inject<'_> {
                 return Err(Obstacle::Failure(Failure { operation: "lookup", path: "maps".into(), errno }));
             }
         };
-        let is_the_same = found.is_some_and(|vma| {
-            (vma.start, vma.end) == (segment.vma_start.get(), segment.vma_end.get())
-                && vma.writable
-                && !vma.shared
-                && vma.inode == 0
-        });
-        if !is_the_same {
+        if !found.is_some_and(|vma| is_private_memory(&vma, segment.vma_start, segment.vma_end)) {
             return Err(Obstacle::Guard(self.lost()));
         }
         let bounds = (segment.vma_start, segment.vma_end);

@@ -62,7 +62,11 @@ impl Scenario {
             "reset_in_batch.sh" => 4,
             "backends.sh" => 3,
             "strangers_end.sh" | "strangers.sh" => 2,
-            "reset_open_batch.sh" | "reset_hostile.sh" | "fail_vmm.sh" | "sweep.sh" => 1,
+            "reset_open_batch.sh"
+            | "reset_hostile.sh"
+            | "fail_vmm.sh"
+            | "sweep.sh"
+            | "inject_in_batch.sh" => 1,
             _ => 0,
         }
     }
@@ -280,6 +284,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "fail_vmm",
         script: "fail_vmm.sh",
         machine: || Machine { guests: 2, module: false, ..slow_batches() },
+    },
+    // Private memory; the script starts the guests.
+    Scenario {
+        name: "inject_in_batch",
+        script: "inject_in_batch.sh",
+        machine: || Machine {
+            ram: GuestRam::Anon,
+            guests: 2,
+            guest_mib: 256,
+            module: false,
+            autostart: false,
+            limit_s: 420,
+            ..Machine::default()
+        },
     },
     Scenario {
         name: "fail_snapshot",

@@ -5,9 +5,9 @@
 //! it had. So nothing but one write of all registers at once leads from one such state to another.
 
 use std::os::fd::BorrowedFd;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use imr_common::guest_abi::CLAIM_LIFETIME_MS;
 use libc::sock_filter;
 use rustix::io::Errno;
 
@@ -15,17 +15,18 @@ use super::frame::{self, Frame};
 use super::gadgets::{self, Gadgets};
 use super::maps::Maps;
 use super::ptrace::{Registers, Stop, Tracee};
+use super::unfinished::{Leaving, Own, bury, wait_for};
 use super::{seccomp, threads};
 use crate::reclaim::backend::Failure;
 
 /// How long a thread may take to stop. One that sleeps takes microseconds.
 const STOP_LIMIT: Duration = Duration::from_millis(200);
-/// How long a call may take; 16 MiB take a few milliseconds.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// How long one that has not stopped is waited for to let go of it. It is not harmed by that: it waits itself.
-const RELEASE_LIMIT: Duration = Duration::from_secs(60);
-/// How long the answer is only looked for, not slept for: a stop takes about as long as going to sleep does.
-const SPIN: Duration = Duration::from_micros(60);
+/// How long a call may take; 16 MiB take a few milliseconds. It cannot be taken back, and may yet be made after that: so
+/// the time has to be long enough for the claim to be over, and no answer given.
+pub(super) const CALL_LIMIT: Duration =
+    Duration::from_millis(if cfg!(test) { 300 } else { 2 * CLAIM_LIFETIME_MS });
+/// How long one that has not stopped is waited for to let go of it, before that is put off.
+const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 /// `user_64bit_mode` (arch/x86/include/asm/segment.h, __USER_CS).
 const CS_64: u64 = 0x33;
 /// The instruction `syscall`.
@@ -96,9 +97,13 @@ impl Held {
                 path: format!("{path}, stopped by job control (SIGSTOP); continue the VMM"),
                 ..failure(STOP, Errno::AGAIN)
             }),
-            Err(errno) => Refusal::Thread(failure(STOP, errno)),
+            Err(errno) => {
+                // It has had its time.
+                Leaving { tracee, own: None }.within(Duration::ZERO);
+                return Err(Refusal::Thread(failure(STOP, errno)));
+            }
         };
-        let_go(tracee);
+        Leaving { tracee, own: None }.within(RELEASE_LIMIT);
         Err(refusal)
     }
 
@@ -193,8 +198,24 @@ impl Held {
     /// Has the thread make a system call of up to three arguments.
     ///
     /// # Errors
-    /// It was not made, or failed.
+    /// It failed, or was not made; where it has taken too long, it may yet be.
     pub(super) fn call(&mut self, number: i64, arguments: [u64; 3]) -> Result<(), Failure> {
+        self.begin(number, arguments)?;
+        self.run_to_syscall_stop()?;
+        let after = self.tracee.registers().map_err(|errno| self.failure(CALL, errno))?.0;
+        let end = self.gadgets.syscall_ret + frame::SYSCALL_LENGTH;
+        if (after.rip, after.rsp, after.orig_rax) != (end, self.stack, number.cast_unsigned()) {
+            return Err(self.failure(CALL, Errno::PROTO));
+        }
+        match i32::try_from(after.rax.cast_signed()) {
+            Ok(0) => Ok(()),
+            Ok(result @ -4095..0) => Err(self.failure(CALL, Errno::from_raw_os_error(-result))),
+            _ => Err(self.failure(CALL, Errno::PROTO)),
+        }
+    }
+
+    /// Leads it to the entry of a system call.
+    pub(super) fn begin(&mut self, number: i64, arguments: [u64; 3]) -> Result<(), Failure> {
         if !matches!(self.place, Place::Own | Place::Ours) {
             return Err(self.failure(CALL, Errno::SRCH));
         }
@@ -213,18 +234,7 @@ impl Held {
             // No handler may run while the registers are ours. Not earlier, as the frame is what puts the mask back.
             self.tracee.set_signal_mask(u64::MAX).map_err(|errno| self.failure(CALL, errno))?;
         }
-        self.run_to_syscall_stop()?;
-        self.run_to_syscall_stop()?;
-        let after = self.tracee.registers().map_err(|errno| self.failure(CALL, errno))?.0;
-        let end = self.gadgets.syscall_ret + frame::SYSCALL_LENGTH;
-        if (after.rip, after.rsp, after.orig_rax) != (end, self.stack, number) {
-            return Err(self.failure(CALL, Errno::PROTO));
-        }
-        match i32::try_from(after.rax.cast_signed()) {
-            Ok(0) => Ok(()),
-            Ok(result @ -4095..0) => Err(self.failure(CALL, Errno::from_raw_os_error(-result))),
-            _ => Err(self.failure(CALL, Errno::PROTO)),
-        }
+        self.run_to_syscall_stop()
     }
 
     /// Whether the thread's filters let the call and the way back through.
@@ -262,7 +272,7 @@ impl Held {
                 // SIGSTOP: no other that is not blocked leaves a choice.
                 Stop::Signal(number) => signal = number,
                 Stop::Group => {
-                    self.put_back();
+                    self.release();
                     let path = format!("{}, as the VMM was stopped by job control (SIGSTOP)", self.path);
                     return Err(Failure { path, ..self.failure(CALL, Errno::AGAIN) });
                 }
@@ -275,54 +285,23 @@ impl Held {
         }
     }
 
-    /// Lets it go on as if nothing had been.
+    /// Lets it go on as if nothing had been, at once or when it stops.
     pub(super) fn release(&mut self) {
-        match self.place {
+        let own = match std::mem::replace(&mut self.place, Place::Free) {
             Place::Free => return,
-            Place::Own => {
-                self.place = Place::Free;
-                return let_go(self.tracee);
+            Place::Own => None,
+            Place::Ours | Place::Away => {
+                // Where this fails, it is dead.
+                let _ = self.tracee.interrupt();
+                Some(Own {
+                    registers: self.own,
+                    mask: self.mask,
+                    stack: self.stack,
+                    syscall_ret: self.gadgets.syscall_ret,
+                })
             }
-            Place::Ours | Place::Away => {}
-        }
-        // At the exit of a system call the kernel would not begin the interrupted one again, only where it looks for
-        // signals (arch/x86/kernel/signal.c, arch_do_signal_or_restart, 6.12). There PTRACE_INTERRUPT leads, before the
-        // thread gets to any instruction of its own.
-        let deadline = Instant::now() + RELEASE_LIMIT;
-        let mut stop = if self.place == Place::Ours { Ok(Stop::Syscall) } else { Err(Errno::TIMEDOUT) };
-        let mut asked = self.tracee.interrupt();
-        while asked.is_ok() {
-            asked = match stop {
-                Ok(Stop::Trap | Stop::Group) => return self.put_back(),
-                Ok(Stop::Gone) => break,
-                Ok(Stop::Syscall) => self.tracee.resume(0),
-                Ok(Stop::Signal(signal)) => self.tracee.resume(signal),
-                Err(_) => Ok(()),
-            };
-            stop = wait(self.tracee, deadline);
-            if stop == Err(Errno::TIMEDOUT) {
-                // It is in the kernel for a minute now. It will stop on its way out, and stay until this OS thread ends
-                // or holds it again: that is all a tracer can do about a thread that does not stop.
-                break;
-            }
-        }
-        self.place = Place::Free;
-        let_go(self.tracee);
-    }
-
-    /// At a stop where the kernel goes on to look for signals: everything as it was.
-    fn put_back(&mut self) {
-        self.place = Place::Free;
-        let gadget = self.gadgets.syscall_ret;
-        let is_ours = self.tracee.registers().is_ok_and(|now| {
-            now.0.rsp == self.stack && [gadget, gadget + frame::SYSCALL_LENGTH].contains(&now.0.rip)
-        });
-        // Where a step fails, the thread is dead, or goes by its frame. The mask first: with its own registers and ours
-        // still blocked it would stay deaf if we died in between; with its own mask and our registers it does not.
-        if is_ours && self.tracee.set_signal_mask(self.mask).is_ok() {
-            let _ = self.tracee.set_registers(&self.own);
-        }
-        let_go(self.tracee);
+        };
+        Leaving { tracee: self.tracee, own }.within(RELEASE_LIMIT);
     }
 
     fn failure(&self, operation: &'static str, errno: Errno) -> Failure {
@@ -341,54 +320,16 @@ fn first_stop(tracee: Tracee) -> Result<Stop, Errno> {
     let deadline = Instant::now() + STOP_LIMIT;
     loop {
         match wait(tracee, deadline)? {
-            Stop::Signal(signal) => tracee.resume(signal)?,
-            Stop::Syscall => tracee.resume(0)?,
+            Stop::Signal(signal) => tracee.resume_to_stop(signal)?,
+            Stop::Syscall => tracee.resume_to_stop(0)?,
             stop => return Ok(stop),
         }
     }
 }
 
-/// Waits for a stop. The kernel has no wait for a tracee that ends by time, but for signals, which belong to the whole
-/// process; so it is asked again and again, at first at once, then after an eighth of the time that has passed.
+/// Waits for a stop.
 fn wait(tracee: Tracee, deadline: Instant) -> Result<Stop, Errno> {
-    let start = Instant::now();
-    loop {
-        if let Some(stop) = tracee.stop()? {
-            return Ok(stop);
-        }
-        let now = Instant::now();
-        if now > deadline {
-            return Err(Errno::TIMEDOUT);
-        }
-        let passed = now - start;
-        if passed < SPIN {
-            thread::yield_now();
-        } else {
-            thread::sleep((passed / 8).min(Duration::from_millis(5)));
-        }
-    }
-}
-
-/// Detaches from a thread that has its own registers, or its frame to go by, as soon as it stands still.
-fn let_go(tracee: Tracee) {
-    let deadline = Instant::now() + RELEASE_LIMIT;
-    loop {
-        match wait(tracee, deadline) {
-            Ok(Stop::Gone) => return bury(tracee),
-            Ok(Stop::Signal(signal)) if tracee.detach(signal).is_ok() => return,
-            Ok(Stop::Trap | Stop::Group | Stop::Syscall) if tracee.detach(0).is_ok() => return,
-            // It was killed this moment.
-            Ok(_) => {}
-            // Nobody traces it any more, or it does not stop: see `Held::release`.
-            Err(_) => return,
-        }
-    }
-}
-
-fn bury(tracee: Tracee) {
-    // The leader of a process is not done for before its other threads are: then the kernel says so later, and to
-    // whoever traces nothing any more it need not be said.
-    let _ = tracee.bury();
+    wait_for(deadline, || tracee.stop())
 }
 
 /// Whether it is in no restartable sequence.

@@ -61,6 +61,11 @@ impl Tracee {
         Ok(tracee)
     }
 
+    /// Whether it is this thread.
+    pub(super) fn is(self, tid: u32) -> bool {
+        u32::try_from(self.tid) == Ok(tid)
+    }
+
     /// Asks it to stop as soon as it can.
     pub(super) fn interrupt(self) -> Result<(), Errno> {
         self.request(libc::PTRACE_INTERRUPT, 0, 0)
@@ -71,8 +76,10 @@ impl Tracee {
         self.request(libc::PTRACE_SYSCALL, 0, signal as usize)
     }
 
-    /// Lets it run, with this signal (0: none).
-    pub(super) fn resume(self, signal: i32) -> Result<(), Errno> {
+    /// Lets it run with this signal (0: none), to the next place where PTRACE_INTERRUPT stops it. It is asked again, as any
+    /// other stop that comes before that one is in its stead (kernel/signal.c, ptrace_stop, 6.12).
+    pub(super) fn resume_to_stop(self, signal: i32) -> Result<(), Errno> {
+        self.interrupt()?;
         self.request(libc::PTRACE_CONT, 0, signal as usize)
     }
 

@@ -1,5 +1,8 @@
 //! The backend without a second process: which mappings it takes for what they were, and the frame it leaves.
 
+mod puppet;
+mod stuck;
+
 use std::os::fd::AsFd as _;
 
 use libc::user_regs_struct;
