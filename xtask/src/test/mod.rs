@@ -131,7 +131,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Ring::Stress => stress::run(filter, args.batches.unwrap_or(stress::DEFAULT_BATCHES), args.seed)?,
             Ring::Package => package::run(filter)?,
             Ring::Fuzz => fuzz::run(filter, args.fuzz_time())?,
-            Ring::Vm => vm::run(filter)?,
+            Ring::Vm => {
+                // A soak that comes after it runs beside it: alone it leaves half of this machine idle.
+                let mut tally = Tally::default();
+                let soak = match rings.contains(&Ring::Soak) {
+                    true => soak::prepare(filter, args.soak_time(), args.seed, &mut tally)?,
+                    false => None,
+                };
+                tally += vm::run(filter, soak.as_ref())?;
+                tally
+            }
+            Ring::Soak if rings.contains(&Ring::Vm) => {
+                println!("beside vm: see there");
+                continue;
+            }
             Ring::Soak => soak::run(filter, args.soak_time(), args.seed)?,
             other => cargo_ring::run(*other, filter)?,
         };

@@ -1,17 +1,18 @@
-//! The ring soak: guests verify what they write while imr comes and goes by chance, in one machine after the other.
+//! The ring soak: guests verify what they write while imr comes and goes by chance, in two machines at a time.
 //!
 //! In: for how long, a seed. Out: a test for each machine, with the counts that its script (`tests/vm/soak.sh`) prints at
 //! the end, and their sums. Must not decide what is done: that is in the script, by the seed.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
 use super::tally::Tally;
-use super::tries;
+use super::{tries, workers};
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, GuestRam, Mib, Script};
 use crate::testbed::files::FileMapping;
@@ -31,7 +32,7 @@ const BESIDES: Duration = Duration::from_secs(300);
 const GUESTS: u32 = 4;
 const GUEST_MIB: u32 = 320;
 /// Seeds have so many values.
-const SEEDS: u128 = 1 << 31;
+const SEEDS: u32 = 1 << 31;
 /// A line that is worth showing although all went well.
 const SHOWN: &str = "== ";
 /// What the line with the counts begins with: `name=number` each follow.
@@ -39,49 +40,110 @@ const COUNTS: &str = "soak: ";
 /// The count that has no sum.
 const SEED: &str = "seed";
 
+/// A soak that everything is built for.
+pub(super) struct Soak {
+    tools: PathBuf,
+    machines: Vec<Machine>,
+    sums: Mutex<Counts>,
+}
+
+/// A part of it.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    name: String,
+    time: Duration,
+    seed: u32,
+}
+
+/// Builds what the soak needs. `None`: `filter` leaves it out, or it is skipped, as `tally` says then.
+///
+/// # Errors
+/// When something does not build.
+pub(super) fn prepare(
+    filter: Option<&str>,
+    time: Duration,
+    seed: Option<u32>,
+    tally: &mut Tally,
+) -> Result<Option<Soak>> {
+    if filter.is_some_and(|filter| !NAME.contains(filter)) {
+        return Ok(None);
+    }
+    let tools = match build() {
+        Err(error) if error.is::<MissingPrerequisite>() => {
+            tally.skip(NAME, &error);
+            return Ok(None);
+        }
+        other => other?,
+    };
+    let seed = seed.unwrap_or_else(any_seed);
+    println!("soak: seed {seed}, {} s", time.as_secs());
+    Ok(Some(Soak { tools, machines: machines(time, seed), sums: Mutex::default() }))
+}
+
 /// Runs the soak unless `filter` leaves it out.
 ///
 /// # Errors
 /// When something does not build, or an image cannot be written.
 pub(super) fn run(filter: Option<&str>, time: Duration, seed: Option<u32>) -> Result<Tally> {
     let mut tally = Tally::default();
-    if filter.is_some_and(|filter| !NAME.contains(filter)) {
-        return Ok(tally);
-    }
-    let seed = seed.unwrap_or_else(any_seed);
-    let tools = match prepare() {
-        Err(error) if error.is::<MissingPrerequisite>() => {
-            tally.skip(NAME, &error);
-            return Ok(tally);
-        }
-        other => other?,
-    };
-    println!("soak: seed {seed}, {} s", time.as_secs());
-    let logs = cache::target_dir().join("vm-logs").join(NAME);
-    let mut sums = Counts::new();
-    for (part, time) in parts(time).into_iter().enumerate() {
-        let seed = u32::try_from((u128::from(seed) + part as u128) % SEEDS)?;
-        let tried = tries::run(NAME, &logs, 0, || session(time, seed, &tools, &logs))?;
-        if !tried.outcome.success() {
-            tally.failed += 1;
-            println!("    repeat it with --seed {seed}");
-            break;
-        }
-        tally.passed += 1;
-        for line in &tried.outcome.lines {
-            if line.text.starts_with(SHOWN) {
-                println!("    {}", line.text);
-            } else if let Some(counts) = line.text.strip_prefix(COUNTS) {
-                println!("    {}", line.text);
-                add(&mut sums, counts);
-            }
-        }
-    }
-    if tally.passed > 1 {
-        let sums: Vec<String> = sums.iter().map(|(name, sum)| format!("{name}={sum}")).collect();
-        println!("soak: {} machines, in all {}", tally.passed, sums.join(" "));
+    if let Some(soak) = prepare(filter, time, seed, &mut tally)? {
+        tally += workers::run(soak.machines(), |machine| soak.run(&machine))?;
+        soak.show_sums();
     }
     Ok(tally)
+}
+
+impl Soak {
+    /// Its machines. They share nothing.
+    pub(super) fn machines(&self) -> Vec<Machine> {
+        self.machines.clone()
+    }
+
+    /// Has guests churn in one of them.
+    ///
+    /// # Errors
+    /// When an image cannot be written.
+    pub(super) fn run(&self, machine: &Machine) -> Result<Tally> {
+        let Machine { name, time, seed } = machine;
+        let logs = cache::target_dir().join("vm-logs").join(name);
+        let tried = tries::run(name, &logs, 0, || session(*time, *seed, &self.tools, &logs))?;
+        if !tried.outcome.success() {
+            println!("    repeat {name} with --seed {seed}");
+            return Ok(Tally { failed: 1, ..Tally::default() });
+        }
+        let mut shown = String::new();
+        for line in &tried.outcome.lines {
+            if line.text.starts_with(SHOWN) {
+                shown.push_str(&format!("    {}\n", line.text));
+            } else if let Some(counts) = line.text.strip_prefix(COUNTS) {
+                shown.push_str(&format!("    {}\n", line.text));
+                add(&mut self.sums.lock().unwrap_or_else(PoisonError::into_inner), counts);
+            }
+        }
+        print!("{shown}");
+        Ok(Tally { passed: 1, ..Tally::default() })
+    }
+
+    /// Prints what all machines have counted, where there are several.
+    pub(super) fn show_sums(&self) {
+        if self.machines.len() > 1 {
+            let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            let sums: Vec<String> = sums.iter().map(|(name, sum)| format!("{name}={sum}")).collect();
+            println!("soak: {} machines, in all {}", self.machines.len(), sums.join(" "));
+        }
+    }
+}
+
+/// The machines of a soak that is so long, in all.
+fn machines(time: Duration, seed: u32) -> Vec<Machine> {
+    let parts = parts(time);
+    let one = parts.len() == 1;
+    let machines = (0_u32..).zip(parts).map(|(number, time)| Machine {
+        name: if one { NAME.to_owned() } else { format!("{NAME}-{}", number + 1) },
+        time,
+        seed: (seed + number) % SEEDS,
+    });
+    machines.collect()
 }
 
 /// What the machines counted, by name.
@@ -108,7 +170,7 @@ fn add(sums: &mut Counts, counts: &str) {
     }
 }
 
-fn prepare() -> Result<std::path::PathBuf> {
+fn build() -> Result<PathBuf> {
     setup::ensure(&[Need::Testbed])?;
     build_user::release_binaries()?;
     build_kmod::ensure_built(Config::default().guest_kernel)?;
@@ -151,7 +213,7 @@ fn config(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Config
 /// Another one each time.
 fn any_seed() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(now.as_millis() % SEEDS).unwrap_or_default()
+    u32::try_from(now.as_millis() % u128::from(SEEDS)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -164,6 +226,9 @@ mod tests {
             |time: u64| parts(Duration::from_secs(time * 60)).iter().map(Duration::as_secs).collect();
         let (short, long): (Vec<u64>, Vec<u64>) = (minutes(3), minutes(21));
         assert_eq!((short, long), (vec![180], vec![600, 600, 60]));
+        let last = machines(Duration::from_secs(1260), SEEDS - 2).pop().unwrap();
+        assert_eq!((&*last.name, last.seed, last.time), ("soak-3", 0, Duration::from_secs(60)));
+        assert_eq!(machines(DEFAULT_TIME, 7)[0].name, "soak");
         let mut sums = Counts::new();
         add(&mut sums, "seed=7 rounds=3 wrong=0");
         add(&mut sums, "seed=8 rounds=4 wrong=0");

@@ -1,8 +1,10 @@
-//! The vm ring: each scenario in a testbed of its own; those on one CPU two at a time, the others by themselves.
+//! The vm ring: each scenario in a testbed of its own; those on one CPU, and the machines of a soak, two at a time, the
+//! others by themselves.
 //!
 //! In: a filter. Out: a line a scenario; of a failed one the last lines and where its logs are.
 //! Must not build in between: what is tested is the same from the first scenario to the last.
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::scenarios::{self, Scenario};
+use super::soak::{self, Soak};
 use super::tally::Tally;
 use super::{tries, workers};
 use crate::setup::{self, MissingPrerequisite, Need};
@@ -22,16 +25,19 @@ use crate::{build_kmod, build_user, cache};
 /// Keeps the guest's init from loading the module by itself.
 const NO_MODULE: &str = ":\n";
 
-/// Runs the scenarios whose names contain `filter`.
+/// What may run beside another.
+enum Beside<'a> {
+    Soak(soak::Machine),
+    Scenario(&'a Scenario),
+}
+
+/// Runs the scenarios whose names contain `filter`, and `soak` beside them.
 ///
 /// # Errors
 /// When something does not build, or an image cannot be written.
-pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
-    let chosen = scenarios::chosen(filter);
+pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>) -> Result<Tally> {
+    let mut chosen = scenarios::chosen(filter);
     let mut tally = Tally::default();
-    if chosen.is_empty() {
-        return Ok(tally);
-    }
     let tools = match prepare(&chosen) {
         Ok(tools) => tools,
         Err(error) if error.is::<MissingPrerequisite>() => {
@@ -51,9 +57,20 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
         let passed = u32::from(tried.outcome.success());
         Ok(Tally { passed, failed: 1 - passed, skipped: 0 })
     };
+    // The longest first, so that none of them is left to run alone.
+    chosen.sort_by_key(|scenario| Reverse((scenario.machine)().limit_s));
     let (on_one_cpu, on_more): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|scenario| (scenario.machine)().host_cpus == 1);
-    tally += workers::run(on_one_cpu, run)?;
+    let soaked = soak.map(Soak::machines).unwrap_or_default().into_iter().map(Beside::Soak);
+    let beside: Vec<_> = soaked.chain(on_one_cpu.into_iter().map(Beside::Scenario)).collect();
+    tally += workers::run(beside, |test| match (test, soak) {
+        (Beside::Scenario(scenario), _) => run(scenario),
+        (Beside::Soak(machine), Some(soak)) => soak.run(&machine),
+        (Beside::Soak(_), None) => Ok(Tally::default()),
+    })?;
+    if let Some(soak) = soak {
+        soak.show_sums();
+    }
     for scenario in on_more {
         tally += run(scenario)?;
     }
@@ -66,6 +83,9 @@ pub(super) fn run(filter: Option<&str>) -> Result<Tally> {
 
 /// Builds all that the scenarios need and returns the folder of the static tools.
 fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
+    if chosen.is_empty() {
+        return Ok(std::path::PathBuf::new());
+    }
     setup::ensure(&[Need::Testbed])?;
     build_user::release_binaries()?;
     for scenario in chosen {
