@@ -217,8 +217,8 @@ static inline bool imr_request_is(const struct imr_request *a, const struct imr_
  * @strays: blocks that came again after they were offered; page_private() is the order
  * @stray_count: their number
  * @held: 4 KiB pages in both; atomic, @batch_wait is woken when it becomes 0
- * @pressed: the guest is short of memory: give everything back. Set by anybody
- * @pressed_ns: when that was last said. Set by anybody
+ * @pressed_ns: when the guest was last short of memory: give everything back; 0: it is not. Set by
+ *	anybody
  * @settled: 4 KiB pages that could have been offered, and were not, when the last sweep ended, or
  *	at any time since
  * @grown_ns: since when there is more; 0: there is not
@@ -239,7 +239,6 @@ struct imr_sweeper {
 	struct list_head strays;
 	unsigned int stray_count;
 	atomic_long_t held;
-	bool pressed;
 	u64 pressed_ns;
 	u64 settled;
 	u64 grown_ns;
@@ -370,6 +369,12 @@ static inline void imr_count(struct imr_guest *g, enum imr_stat stat, u64 n)
 	atomic64_add(n, &g->stats[stat]);
 }
 
+/* Whether a sweep has to give everything back, for the guest is short of memory. */
+static inline bool imr_is_pressed(const struct imr_guest *g)
+{
+	return READ_ONCE(g->sweeper.pressed_ns);
+}
+
 static inline u64 imr_ms(u64 ms)
 {
 	return ms * NSEC_PER_MSEC;
@@ -415,6 +420,7 @@ void imr_alloc_work(struct work_struct *work);
 /* imr_pressure.c */
 int imr_pressure_init(struct imr_guest *g);
 void imr_pressure_exit(void);
+bool imr_is_calm(struct imr_guest *g);
 
 /* imr_priority.c */
 void imr_survey(struct imr_guest *g, struct imr_survey *s);

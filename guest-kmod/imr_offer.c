@@ -83,7 +83,7 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 		/* Read without the lock: to see either late costs one more look. */
 		fate = imr_offer_look(g->page, seq, !lost && (now - start >= g->timeout_ns ||
 							      READ_ONCE(g->phase) != IMR_UP ||
-							      READ_ONCE(g->sweeper.pressed)));
+							      imr_is_pressed(g)));
 		if (fate == IMR_REVOKED) {
 			imr_count(g, IMR_STAT_REVOKED, 1);
 			return -ETIMEDOUT;
