@@ -218,7 +218,8 @@ static unsigned int imr_front(struct zone *zone, unsigned int order, unsigned in
 /*
  * Takes one block for the next batch; false when the free list has no more. What lies on a CPU's
  * own list has no mark and comes back first: a block that was offered before is kept aside. So is
- * one that is of another zone after all.
+ * one that is of another zone after all, and one of memory that was plugged in since the sweep
+ * began (imr_sweep_grow()).
  */
 static bool imr_take_block(struct imr_run *r, struct zone *zone, unsigned int order, gfp_t gfp)
 {
@@ -426,6 +427,7 @@ void imr_alloc_work(struct work_struct *work)
 	}
 	mutex_unlock(&g->lock);
 
+	imr_sweep_grow(g);
 	if (calm && (any || want || s->grown_ns || imr_free_blocks(g) != s->blocks))
 		pages = imr_look_for_free(g, now, any || want);
 	left = any || want ? pages : s->settled;

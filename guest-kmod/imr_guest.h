@@ -263,8 +263,9 @@ struct imr_sweeper {
  *	looks for free memory and offers it
  * @compact_work: makes whole blocks of free memory on the host's request
  * @taken: a bit for each 2 MiB block of memory, by physical address: the host's last answer for
- *	it was that it took it. Atomic bits; NULL when there was no memory for it
- * @taken_blocks: bits in @taken; constant after load
+ *	it was that it took it. Atomic bits; NULL when there was no memory for it. Only
+ *	@sweep_work changes the pointer, under @lock, which all others need to look at it
+ * @taken_blocks: bits in @taken; the same
  * @batch_wait: woken when @batch_open becomes false
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
@@ -407,6 +408,7 @@ void imr_record_settle(struct imr_guest *g, unsigned int count);
 /* imr_sweep.c */
 void imr_sweep_init(struct imr_guest *g);
 void imr_sweep_exit(struct imr_guest *g);
+void imr_sweep_grow(struct imr_guest *g);
 void imr_sweep_work(struct work_struct *work);
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
 void imr_forget_taken(struct imr_guest *g);

@@ -63,6 +63,12 @@ static unsigned long imr_block_of(u64 gpa)
 	return gpa >> (PAGE_SHIFT + IMR_MIN_ORDER);
 }
 
+/* All blocks that there are now, by physical address. */
+static unsigned long imr_all_blocks(void)
+{
+	return (imr_end_pfn() >> IMR_MIN_ORDER) + 1;
+}
+
 /**
  * imr_take() - remember what the host's answer for a range was
  * @g: the module's state
@@ -72,22 +78,29 @@ static unsigned long imr_block_of(u64 gpa)
  *
  * Whether the host still has it is for the mark to say: that is gone as soon as the range, or a
  * part of it, is used.
+ *
+ * Context: process, @g->lock not held.
  */
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken)
 {
 	unsigned long block = imr_block_of(gpa);
 	unsigned long end = block + (1UL << (order - IMR_MIN_ORDER));
 
+	mutex_lock(&g->lock);
 	for (; block < end && block < g->taken_blocks; block++)
 		assign_bit(block, g->taken, taken);
+	mutex_unlock(&g->lock);
 }
 
 /**
  * imr_forget_taken() - a sweep offers everything again, also what was taken
  * @g: the module's state
+ *
+ * Context: @g->lock held.
  */
 void imr_forget_taken(struct imr_guest *g)
 {
+	lockdep_assert_held(&g->lock);
 	if (g->taken)
 		bitmap_zero(g->taken, g->taken_blocks);
 }
@@ -97,6 +110,7 @@ void imr_forget_taken(struct imr_guest *g)
  * @g: the module's state
  * @pfn: a page of the block
  *
+ * Context: @sweep_work.
  * Return: false also where there is no bit to remember it.
  */
 bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
@@ -110,15 +124,46 @@ bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
  * imr_sweep_init() - make room to remember what the host took
  * @g: the module's state
  *
- * Memory plugged in later has no bits, and neither has any when there is no room for them. Then
- * a sweep also offers again what the host has taken, which costs an offer and finds nothing.
+ * Where there is no room for it, a sweep also offers again what the host has taken, which costs an
+ * offer and finds nothing.
  */
 void imr_sweep_init(struct imr_guest *g)
 {
-	unsigned long blocks = (imr_end_pfn() >> IMR_MIN_ORDER) + 1;
+	unsigned long blocks = imr_all_blocks();
 
 	g->taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
 	g->taken_blocks = g->taken ? blocks : 0;
+}
+
+/**
+ * imr_sweep_grow() - make room for memory that was plugged in since
+ * @g: the module's state
+ *
+ * Without room all goes on as before, and the next call tries again: the source sweep does not
+ * offer that memory until then.
+ *
+ * Context: @sweep_work, @g->lock not held; no sweep is going on. Sleeps.
+ */
+void imr_sweep_grow(struct imr_guest *g)
+{
+	unsigned long blocks = imr_all_blocks(), *taken, *swept = NULL;
+
+	if (!g->taken || blocks <= g->taken_blocks)
+		return;
+	taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
+	if (g->sweeper.swept)
+		swept = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
+	if (taken && (swept || !g->sweeper.swept)) {
+		mutex_lock(&g->lock);
+		bitmap_copy(taken, g->taken, g->taken_blocks);
+		swap(g->taken, taken);
+		/* Nothing of it is needed between two sweeps. */
+		swap(g->sweeper.swept, swept);
+		g->taken_blocks = blocks;
+		mutex_unlock(&g->lock);
+	}
+	bitmap_free(taken);
+	bitmap_free(swept);
 }
 
 /**
@@ -275,6 +320,7 @@ void imr_sweep_work(struct work_struct *work)
 	struct imr_sweep s = { .g = g };
 	bool lost;
 
+	imr_sweep_grow(g);
 	mutex_lock(&g->lock);
 	if (g->phase != IMR_UP || !g->want.pages) {
 		mutex_unlock(&g->lock);
