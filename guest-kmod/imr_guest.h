@@ -290,7 +290,10 @@ struct imr_sweeper {
  * @sweeping: @sweep_work uses @prdev, so @kick_work may not
  * @sweep_end: what ended the last sweep
  * @want: the host's newest request for free memory that was taken up
- * @compact: the same for one to compact
+ * @want_due: @sweep_work has not begun with it
+ * @unmark_due: something may carry page reporting's mark that no host was offered that reclaims:
+ *	from before imr_start(), or because the last one only observed
+ * @compact: the newest request to compact
  * @host_fresh: imr_look()'s last verdict, to see it change
  * @host_beat: the host's heartbeat when last seen
  * @host_attach: the host's attach_id when last seen
@@ -335,6 +338,8 @@ struct imr_guest {
 	bool sweeping;
 	enum imr_sweep_end sweep_end;
 	struct imr_request want;
+	bool want_due;
+	bool unmark_due;
 	struct imr_request compact;
 	bool host_fresh;
 	u64 host_beat;
@@ -379,6 +384,13 @@ static inline bool imr_is_pressed(const struct imr_guest *g)
 static inline u64 imr_ms(u64 ms)
 {
 	return ms * NSEC_PER_MSEC;
+}
+
+/* Whether a host is there that page reporting's old marks are to be taken away for. */
+static inline bool imr_unmark_is_due(const struct imr_guest *g)
+{
+	lockdep_assert_held(&g->lock);
+	return g->unmark_due && g->host_fresh && g->host_mode == IMR_MODE_RECLAIMING;
 }
 
 /* imr_session.c */

@@ -211,8 +211,12 @@ static void imr_look_for_requests(struct imr_guest *g, u64 attach)
 {
 	struct imr_host_half *half = &g->page->host;
 
-	if (imr_request_look(&g->want, attach, &half->want_seq, &half->want_pages))
+	if (imr_request_look(&g->want, attach, &half->want_seq, &half->want_pages)) {
+		g->want_due = true;
 		mod_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+	} else if (imr_unmark_is_due(g)) {
+		queue_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+	}
 	if (!g->compacts)
 		return;
 	if (imr_request_look(&g->compact, attach, &half->compact_seq, &half->compact_pages))
@@ -251,10 +255,14 @@ void imr_look(struct imr_guest *g)
 		pr_info("host %016llx is attached and %s\n", host.attach,
 			host.mode == IMR_MODE_RECLAIMING ? "reclaims" : "only observes");
 		imr_count(g, IMR_STAT_ATTACHES, 1);
+		/* This host may be another than the one who took it. */
+		if (!g->host_fresh || host.attach != g->host_attach)
+			imr_forget_taken(g);
 		g->host_attach = host.attach;
 		g->host_mode = host.mode;
-		/* This host may be another than the one who took it. */
-		imr_forget_taken(g);
+		/* What it is told of carries marks, and it takes none of it. */
+		if (host.mode != IMR_MODE_RECLAIMING && g->source == IMR_SOURCE_REPORTING)
+			g->unmark_due = true;
 		imr_kick(g, true);
 	} else if (!fresh && g->host_fresh) {
 		pr_info("host %016llx %s\n", g->host_attach,

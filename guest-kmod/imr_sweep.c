@@ -4,11 +4,15 @@
  * taken.
  *
  * Page reporting marks what it has reported (PG_reported) and passes it over until it was in use
- * again, whatever we were told of it: a host that only observed, or that could not take it then,
- * is not offered it a second time. And the marks outlive the module. A sweep takes the marks away
- * and has page reporting make its passes at once. The offers come by imr_report(), from the one
- * worker there is, with its isolation of the ranges and its reserve (imr_zone_left_alone()), so
- * nothing here touches a page, or holds one.
+ * again, whatever became of it: what a host that only observed, or could not take it then, was
+ * told of is not offered a second time, nor is what imr_record_write() left out. A sweep takes
+ * the marks away and has page reporting make its passes at once. The offers come by imr_report(),
+ * from the one worker there is, with its isolation of the ranges and its threshold
+ * (imr_zone_left_alone()), so nothing here touches a page, or holds one.
+ *
+ * The marks outlive the module, too. So the first host that reclaims, and one that does so after
+ * it only observed, has all of them taken away, once, but for what it has taken by then; page
+ * reporting comes to them in passes of its own.
  *
  * To allocate the blocks, offer and free them, as imr_alloc.c has to where page reporting is
  * somebody else's, costs more: with init_on_alloc, Debian's default, the allocator writes to every
@@ -39,6 +43,8 @@
 #define IMR_SWEEP_POLL_US	2000
 /* Until a registration that is just under way is looked at again. */
 #define IMR_SWEEP_AGAIN_MS	100
+/* Page reporting's own pause before a pass (PAGE_REPORTING_DELAY). */
+#define IMR_SWEEP_PASS_MS	2000
 
 /**
  * struct imr_sweep - one sweep
@@ -46,6 +52,7 @@
  * @request: what it is for
  * @left: 4 KiB pages still wanted
  * @step: 4 KiB pages unmarked since the last passes
+ * @first: it is for @unmark_due of struct imr_guest, and not for a request
  * @passed: at least one pass was made, without loss
  * @end: why to stop; IMR_SWEEP_NONE: go on
  */
@@ -54,6 +61,7 @@ struct imr_sweep {
 	struct imr_request request;
 	u64 left;
 	u64 step;
+	bool first;
 	bool passed;
 	enum imr_sweep_end end;
 };
@@ -177,24 +185,32 @@ void imr_sweep_exit(struct imr_guest *g)
 	g->taken = NULL;
 }
 
-/* Whether nothing says stop. */
-static bool imr_sweep_goes_on(struct imr_sweep *s)
+/* What says stop. */
+static enum imr_sweep_end imr_sweep_look(struct imr_sweep *s)
 {
 	struct imr_guest *g = s->g;
 
+	lockdep_assert_held(&g->lock);
+	if (g->phase != IMR_UP)
+		return IMR_SWEEP_STOPPED;
+	imr_look(g);
+	if (s->first)
+		return imr_unmark_is_due(g) ? IMR_SWEEP_NONE : IMR_SWEEP_HOST;
+	if (!g->host_fresh || g->pass_lost)
+		return IMR_SWEEP_HOST;
+	if (!imr_request_is(&g->want, &s->request) || !g->want.pages)
+		return IMR_SWEEP_CANCELLED;
+	return IMR_SWEEP_NONE;
+}
+
+/* Whether nothing does. */
+static bool imr_sweep_goes_on(struct imr_sweep *s)
+{
 	if (s->end != IMR_SWEEP_NONE)
 		return false;
-	mutex_lock(&g->lock);
-	if (g->phase != IMR_UP) {
-		s->end = IMR_SWEEP_STOPPED;
-	} else {
-		imr_look(g);
-		if (!g->host_fresh || g->pass_lost)
-			s->end = IMR_SWEEP_HOST;
-		else if (!imr_request_is(&g->want, &s->request) || !g->want.pages)
-			s->end = IMR_SWEEP_CANCELLED;
-	}
-	mutex_unlock(&g->lock);
+	mutex_lock(&s->g->lock);
+	s->end = imr_sweep_look(s);
+	mutex_unlock(&s->g->lock);
 	return s->end == IMR_SWEEP_NONE;
 }
 
@@ -279,16 +295,18 @@ static void imr_sweep_zone(struct imr_sweep *s, struct zone *zone)
 	unsigned long pfn = ALIGN(zone->zone_start_pfn, 1UL << s->g->order);
 
 	while (pfn < end && s->left && imr_sweep_goes_on(s)) {
-		if (imr_zone_left_alone(s->g, zone))
+		if (!s->first && imr_zone_left_alone(s->g, zone))
 			break;
 		pfn = imr_unmark(s, zone, pfn, end);
-		if (s->step >= IMR_SWEEP_STEP_PAGES)
+		if (s->first)
+			s->step = 0;
+		else if (s->step >= IMR_SWEEP_STEP_PAGES)
 			imr_sweep_offer(s);
 		cond_resched();
 	}
 }
 
-static void imr_sweep_all(struct imr_sweep *s)
+static void imr_sweep_zones(struct imr_sweep *s)
 {
 	int node, i;
 
@@ -300,6 +318,11 @@ static void imr_sweep_all(struct imr_sweep *s)
 				imr_sweep_zone(s, zone);
 		}
 	}
+}
+
+static void imr_sweep_all(struct imr_sweep *s)
+{
+	imr_sweep_zones(s);
 	/* Also when nothing had a mark: there may be what page reporting has not come to yet. */
 	if (imr_sweep_goes_on(s))
 		imr_sweep_offer(s);
@@ -307,8 +330,29 @@ static void imr_sweep_all(struct imr_sweep *s)
 		s->end = s->left ? IMR_SWEEP_ALL : IMR_SWEEP_ENOUGH;
 }
 
+/*
+ * Takes away all marks but those of what the host has taken, and sees to it that a pass comes.
+ * That is not waited for, so reserve and delay hold for it, and no kick has to be kept away.
+ */
+static void imr_sweep_first(struct imr_guest *g)
+{
+	struct imr_sweep s = { .g = g, .left = U64_MAX, .first = true };
+
+	imr_sweep_zones(&s);
+
+	mutex_lock(&g->lock);
+	if (s.end == IMR_SWEEP_NONE && g->phase == IMR_UP && imr_unmark_is_due(g)) {
+		g->unmark_due = false;
+		/* @kick_work's new registration has a pass made, too. One that is due stays so. */
+		if (s.left != U64_MAX && !g->hold && READ_ONCE(g->registered))
+			queue_delayed_work(imr_reporting_wq(&g->prdev), &g->prdev.work,
+					   msecs_to_jiffies(IMR_SWEEP_PASS_MS));
+	}
+	mutex_unlock(&g->lock);
+}
+
 /**
- * imr_sweep_work() - serve the host's newest request
+ * imr_sweep_work() - see to @unmark_due, then serve the host's newest request
  * @work: sweep_work of struct imr_guest
  *
  * Context: process; sleeps for as long as its batches take. @g->sweeping keeps @kick_work from
@@ -318,11 +362,17 @@ void imr_sweep_work(struct work_struct *work)
 {
 	struct imr_guest *g = container_of(to_delayed_work(work), struct imr_guest, sweep_work);
 	struct imr_sweep s = { .g = g };
-	bool lost;
+	bool lost, first;
 
 	imr_sweep_grow(g);
 	mutex_lock(&g->lock);
-	if (g->phase != IMR_UP || !g->want.pages) {
+	first = g->phase == IMR_UP && imr_unmark_is_due(g);
+	mutex_unlock(&g->lock);
+	if (first)
+		imr_sweep_first(g);
+
+	mutex_lock(&g->lock);
+	if (g->phase != IMR_UP || !g->want.pages || !g->want_due) {
 		mutex_unlock(&g->lock);
 		return;
 	}
@@ -332,6 +382,7 @@ void imr_sweep_work(struct work_struct *work)
 		mutex_unlock(&g->lock);
 		return;
 	}
+	g->want_due = false;
 	imr_count(g, IMR_STAT_SWEEPS, 1);
 	if (!READ_ONCE(g->registered)) {
 		g->sweep_end = IMR_SWEEP_NO_REPORTING;
