@@ -163,7 +163,8 @@ enum imr_sweep_end {
 /**
  * struct imr_survey - free memory, 4 KiB pages
  * @free: all of it
- * @marked: what is marked as offered
+ * @marked: what is marked as offered, without what is marked to spare it
+ * @unmarked: blocks of the order asked for or larger that are not
  * @offerable: blocks of the order asked for or larger without a mark, as far as their zones have
  *	more than they keep
  * @blocks: number of free blocks of that size, marked or not
@@ -171,6 +172,7 @@ enum imr_sweep_end {
 struct imr_survey {
 	u64 free;
 	u64 marked;
+	u64 unmarked;
 	u64 offerable;
 	u64 blocks;
 };
@@ -266,6 +268,10 @@ struct imr_sweeper {
  *	it was that it took it. Atomic bits; NULL when there was no memory for it. Only
  *	@sweep_work changes the pointer, under @lock, which all others need to look at it
  * @taken_blocks: bits in @taken; the same
+ * @spared: a bit for each 2 MiB block that was free and not offered before @unmark_due was seen to,
+ *	and was marked then, so that the reserve is of these and not of what a host may have;
+ *	counts only while the mark is there. Atomic bits; NULL without a reserve
+ * @spared_blocks: bits in @spared; both constant after load
  * @batch_wait: woken when @batch_open becomes false
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
@@ -314,6 +320,8 @@ struct imr_guest {
 	struct delayed_work compact_work;
 	unsigned long *taken;
 	unsigned long taken_blocks;
+	unsigned long *spared;
+	unsigned long spared_blocks;
 	wait_queue_head_t batch_wait;
 	atomic64_t stats[IMR_STAT_COUNT];
 	unsigned int order;
@@ -386,13 +394,6 @@ static inline u64 imr_ms(u64 ms)
 	return ms * NSEC_PER_MSEC;
 }
 
-/* Whether a host is there that page reporting's old marks are to be taken away for. */
-static inline bool imr_unmark_is_due(const struct imr_guest *g)
-{
-	lockdep_assert_held(&g->lock);
-	return g->unmark_due && g->host_fresh && g->host_mode == IMR_MODE_RECLAIMING;
-}
-
 /* imr_session.c */
 int imr_start(struct imr_guest *g);
 int imr_stop(struct imr_guest *g, enum imr_why why);
@@ -403,6 +404,7 @@ void imr_kick_work(struct work_struct *work);
 long imr_hello(struct imr_guest *g);
 void imr_ring(struct imr_guest *g, u64 seq);
 void imr_look(struct imr_guest *g);
+bool imr_unmark_is_due(struct imr_guest *g);
 bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone);
 void imr_hello_work(struct work_struct *work);
 bool imr_bye(struct imr_guest *g);
@@ -425,6 +427,7 @@ void imr_sweep_work(struct work_struct *work);
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
 void imr_forget_taken(struct imr_guest *g);
 bool imr_is_taken(struct imr_guest *g, unsigned long pfn);
+bool imr_is_spared(struct imr_guest *g, unsigned long pfn);
 
 /* imr_alloc.c */
 int imr_alloc_init(struct imr_guest *g);

@@ -207,6 +207,19 @@ static bool imr_request_look(struct imr_request *known, u64 attach, const u64 *s
 	return !same && now.pages;
 }
 
+/**
+ * imr_unmark_is_due() - whether a host is there for which page reporting's old marks are in the way
+ * @g: the module's state
+ *
+ * Context: @g->lock held.
+ * Return: whether @unmark_due is to be seen to now.
+ */
+bool imr_unmark_is_due(struct imr_guest *g)
+{
+	lockdep_assert_held(&g->lock);
+	return g->unmark_due && g->host_fresh && g->host_mode == IMR_MODE_RECLAIMING;
+}
+
 static void imr_look_for_requests(struct imr_guest *g, u64 attach)
 {
 	struct imr_host_half *half = &g->page->host;

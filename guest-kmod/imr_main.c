@@ -212,10 +212,9 @@ static int __init imr_init(void)
 	INIT_DELAYED_WORK(&imr.kick_work, imr_kick_work);
 	INIT_DELAYED_WORK(&imr.sweep_work, imr_sweep_work);
 	INIT_DELAYED_WORK(&imr.compact_work, imr_compact_work);
-	imr_sweep_init(&imr);
-
 	imr.reserve_pages = (u64)reserve_mib << (20 - PAGE_SHIFT);
 	imr.delay_ns = imr_ms(delay_ms);
+	imr_sweep_init(&imr);
 	err = imr_begin(&imr);
 	if (err)
 		goto err_sweep;

@@ -12,7 +12,8 @@
  *
  * The marks outlive the module, too. So the first host that reclaims, and one that does so after
  * it only observed, has all of them taken away, once, but for what it has taken by then; page
- * reporting comes to them in passes of its own.
+ * reporting comes to them in passes of its own. What has none is still the guest's and makes up
+ * the reserve: as much of it is marked in exchange, or it would be offered first.
  *
  * To allocate the blocks, offer and free them, as imr_alloc.c has to where page reporting is
  * somebody else's, costs more: with init_on_alloc, Debian's default, the allocator writes to every
@@ -51,6 +52,7 @@
  * @g: the module's state
  * @request: what it is for
  * @left: 4 KiB pages still wanted
+ * @spare: 4 KiB pages without a mark still to be marked for the reserve
  * @step: 4 KiB pages unmarked since the last passes
  * @first: it is for @unmark_due of struct imr_guest, and not for a request
  * @passed: at least one pass was made, without loss
@@ -60,6 +62,7 @@ struct imr_sweep {
 	struct imr_guest *g;
 	struct imr_request request;
 	u64 left;
+	u64 spare;
 	u64 step;
 	bool first;
 	bool passed;
@@ -95,8 +98,13 @@ void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken)
 	unsigned long end = block + (1UL << (order - IMR_MIN_ORDER));
 
 	mutex_lock(&g->lock);
-	for (; block < end && block < g->taken_blocks; block++)
-		assign_bit(block, g->taken, taken);
+	for (; block < end; block++) {
+		if (block < g->taken_blocks)
+			assign_bit(block, g->taken, taken);
+		/* It was offered, so the mark that it gets now is a true one. */
+		if (block < g->spared_blocks)
+			clear_bit(block, g->spared);
+	}
 	mutex_unlock(&g->lock);
 }
 
@@ -129,8 +137,22 @@ bool imr_is_taken(struct imr_guest *g, unsigned long pfn)
 }
 
 /**
- * imr_sweep_init() - make room to remember what the host took
+ * imr_is_spared() - whether a block's mark is there to keep it from being offered
  * @g: the module's state
+ * @pfn: a page of the block, which has a mark
+ *
+ * Return: false: it was offered.
+ */
+bool imr_is_spared(struct imr_guest *g, unsigned long pfn)
+{
+	unsigned long block = pfn >> IMR_MIN_ORDER;
+
+	return block < g->spared_blocks && test_bit(block, g->spared);
+}
+
+/**
+ * imr_sweep_init() - make room to remember what the host took, and what is spared
+ * @g: the module's state, with its reserve
  *
  * Where there is no room for it, a sweep also offers again what the host has taken, which costs an
  * offer and finds nothing.
@@ -141,6 +163,9 @@ void imr_sweep_init(struct imr_guest *g)
 
 	g->taken = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
 	g->taken_blocks = g->taken ? blocks : 0;
+	if (g->reserve_pages)
+		g->spared = bitmap_zalloc(blocks, GFP_KERNEL | __GFP_NOWARN);
+	g->spared_blocks = g->spared ? blocks : 0;
 }
 
 /**
@@ -183,6 +208,9 @@ void imr_sweep_exit(struct imr_guest *g)
 	g->taken_blocks = 0;
 	bitmap_free(g->taken);
 	g->taken = NULL;
+	g->spared_blocks = 0;
+	bitmap_free(g->spared);
+	g->spared = NULL;
 }
 
 /* What says stop. */
@@ -254,6 +282,20 @@ static void imr_sweep_offer(struct imr_sweep *s)
 	s->step = 0;
 }
 
+/* Marks a free block that has no mark, if the reserve is to have more. Under its zone->lock. */
+static void imr_spare(struct imr_sweep *s, struct page *page, unsigned long order)
+{
+	unsigned long block = page_to_pfn(page) >> IMR_MIN_ORDER;
+	unsigned long end = block + (1UL << (order - IMR_MIN_ORDER));
+
+	if (!s->spare || end > s->g->spared_blocks)
+		return;
+	for (; block < end; block++)
+		set_bit(block, s->g->spared);
+	__SetPageReported(page);
+	s->spare -= min_t(u64, s->spare, 1ULL << order);
+}
+
 /*
  * Takes marks away from @pfn on, until it is enough for a step or the lock was held for long
  * enough. The mark, like all of a free page's state, belongs to the owner of zone->lock.
@@ -272,12 +314,23 @@ static unsigned long imr_unmark(struct imr_sweep *s, struct zone *zone, unsigned
 		struct page *page = pfn_to_online_page(pfn);
 		unsigned long order;
 
-		if (!page || page_zone(page) != zone || !PageBuddy(page) || !PageReported(page))
+		if (!page || page_zone(page) != zone || !PageBuddy(page))
 			continue;
 		/* What buddy_order() reads, which modules do not have. */
 		order = page_private(page);
-		if (order < s->g->order || imr_is_taken(s->g, pfn))
+		if (order < s->g->order)
 			continue;
+		if (!PageReported(page)) {
+			imr_spare(s, page, order);
+			continue;
+		}
+		if (imr_is_taken(s->g, pfn))
+			continue;
+		/* Of an earlier time that this was made; in use it would not have the mark. */
+		if (imr_is_spared(s->g, pfn) && (!s->first || s->spare)) {
+			s->spare -= min_t(u64, s->spare, 1ULL << order);
+			continue;
+		}
 		__ClearPageReported(page);
 		found += 1ULL << order;
 	}
@@ -337,7 +390,15 @@ static void imr_sweep_all(struct imr_sweep *s)
 static void imr_sweep_first(struct imr_guest *g)
 {
 	struct imr_sweep s = { .g = g, .left = U64_MAX, .first = true };
+	struct imr_survey survey;
+	u64 small;
 
+	if (g->spared) {
+		imr_survey(g, &survey);
+		/* What is in smaller blocks is of the reserve, too. */
+		small = survey.free - min(survey.free, survey.marked + survey.unmarked);
+		s.spare = g->reserve_pages - min(g->reserve_pages, small);
+	}
 	imr_sweep_zones(&s);
 
 	mutex_lock(&g->lock);
