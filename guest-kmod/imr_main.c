@@ -257,3 +257,5 @@ module_exit(imr_exit);
 MODULE_DESCRIPTION("Offers free guest memory to the KVM host (IMR)");
 MODULE_AUTHOR("The IMR authors");
 MODULE_LICENSE("GPL");
+/* Its probe fails where it finds page reporting taken (-EBUSY); it cannot do without, we can. */
+MODULE_SOFTDEP("pre: virtio_balloon");
