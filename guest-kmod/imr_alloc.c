@@ -36,8 +36,6 @@
 #define IMR_FRONT_LOOKS		256
 /* Blocks that come again are kept to the end of the sweep, up to this number. */
 #define IMR_STRAYS_MAX		8
-/* For so long after it was short of memory the guest is left alone. */
-#define IMR_CALM_MS		10000
 /*
  * No reserves, no reclaim, no retry, not a word when there is nothing. Marked as movable, for a
  * block must not make a place of movable memory one of another kind (imr_kinds).
@@ -141,7 +139,7 @@ static bool imr_run_goes_on(struct imr_run *r)
 	mutex_lock(&g->lock);
 	if (g->phase != IMR_UP)
 		r->end = IMR_SWEEP_STOPPED;
-	else if (READ_ONCE(s->pressed))
+	else if (imr_is_pressed(g))
 		r->end = IMR_SWEEP_PRESSED;
 	else if (r->asked && (!imr_request_is(&g->want, &s->want) || !g->want.pages))
 		r->end = IMR_SWEEP_CANCELLED;
@@ -151,20 +149,24 @@ static bool imr_run_goes_on(struct imr_run *r)
 	return r->end == IMR_SWEEP_NONE;
 }
 
-/* Offers what was allocated, and frees it. */
+/* Offers what was allocated, unless memory is short, and frees it. */
 static void imr_offer_blocks(struct imr_run *r)
 {
 	struct imr_guest *g = r->g;
 	struct imr_sweeper *s = &g->sweeper;
+	int err = -ECANCELED;
 	unsigned int i;
-	int err;
 
 	if (!s->count)
 		return;
 	sg_init_table(s->sgl, s->count);
 	for (i = 0; i < s->count; i++)
 		sg_set_page(&s->sgl[i], s->page[i], PAGE_SIZE << s->order[i], 0);
-	err = imr_report(&g->prdev, s->sgl, s->count);
+	/* Memory may have become short while they were collected. */
+	if (imr_is_pressed(g))
+		r->end = IMR_SWEEP_PRESSED;
+	else
+		err = imr_report(&g->prdev, s->sgl, s->count);
 	for (i = 0; i < s->count; i++) {
 		if (!err)
 			bitmap_set(s->swept, imr_block(s->page[i]),
@@ -216,7 +218,8 @@ static unsigned int imr_front(struct zone *zone, unsigned int order, unsigned in
 /*
  * Takes one block for the next batch; false when the free list has no more. What lies on a CPU's
  * own list has no mark and comes back first: a block that was offered before is kept aside. So is
- * one that is of another zone after all.
+ * one that is of another zone after all, and one of memory that was plugged in since the sweep
+ * began (imr_sweep_grow()).
  */
 static bool imr_take_block(struct imr_run *r, struct zone *zone, unsigned int order, gfp_t gfp)
 {
@@ -255,7 +258,7 @@ static void imr_run_list(struct imr_run *r, struct zone *zone, unsigned int orde
 		n = imr_front(zone, order, type, PAGE_REPORTING_CAPACITY - s->count);
 		if (!n)
 			return;
-		while (n-- && r->left) {
+		while (n-- && r->left && !imr_is_pressed(r->g)) {
 			if (!imr_take_block(r, zone, order, gfp))
 				return;
 		}
@@ -415,9 +418,8 @@ void imr_alloc_work(struct work_struct *work)
 	any = s->again || g->host_attach != s->attach || g->host_mode != s->mode;
 	if (!imr_request_is(&g->want, &s->want))
 		want = g->want.pages;
-	calm = !READ_ONCE(s->pressed) || now - READ_ONCE(s->pressed_ns) >= imr_ms(IMR_CALM_MS);
+	calm = imr_is_calm(g);
 	if (calm) {
-		WRITE_ONCE(s->pressed, false);
 		s->again = false;
 		s->attach = g->host_attach;
 		s->mode = g->host_mode;
@@ -425,6 +427,7 @@ void imr_alloc_work(struct work_struct *work)
 	}
 	mutex_unlock(&g->lock);
 
+	imr_sweep_grow(g);
 	if (calm && (any || want || s->grown_ns || imr_free_blocks(g) != s->blocks))
 		pages = imr_look_for_free(g, now, any || want);
 	left = any || want ? pages : s->settled;

@@ -49,7 +49,7 @@ static inline unsigned int imr_zone_kind(unsigned int zone)
 
 /*
  * What has the page allocator begin with a zone. ZONE_DMA, of 16 MiB, is of no use: it never has
- * what each zone keeps.
+ * more than the threshold of imr_zone_left_alone().
  */
 static inline bool imr_zone_gfp(unsigned int zone, gfp_t *gfp)
 {

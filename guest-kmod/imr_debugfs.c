@@ -28,7 +28,8 @@
  *	record_bytes	its size
  *	total_pages	memory as last published, 4 KiB pages
  *	free_pages	free memory as last published
- *	reserve_pages	free memory in zones that page reporting leaves alone, as last published
+ *	reserve_pages	free memory that is not offered: that of zones that page reporting passes
+ *			over, or reserve_mib if that is more; as last published
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>

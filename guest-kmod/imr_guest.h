@@ -163,7 +163,8 @@ enum imr_sweep_end {
 /**
  * struct imr_survey - free memory, 4 KiB pages
  * @free: all of it
- * @marked: what is marked as offered
+ * @marked: what is marked as offered, without what is marked to spare it
+ * @unmarked: blocks of the order asked for or larger that are not
  * @offerable: blocks of the order asked for or larger without a mark, as far as their zones have
  *	more than they keep
  * @blocks: number of free blocks of that size, marked or not
@@ -171,6 +172,7 @@ enum imr_sweep_end {
 struct imr_survey {
 	u64 free;
 	u64 marked;
+	u64 unmarked;
 	u64 offerable;
 	u64 blocks;
 };
@@ -217,8 +219,8 @@ static inline bool imr_request_is(const struct imr_request *a, const struct imr_
  * @strays: blocks that came again after they were offered; page_private() is the order
  * @stray_count: their number
  * @held: 4 KiB pages in both; atomic, @batch_wait is woken when it becomes 0
- * @pressed: the guest is short of memory: give everything back. Set by anybody
- * @pressed_ns: when that was last said. Set by anybody
+ * @pressed_ns: when the guest was last short of memory: give everything back; 0: it is not. Set by
+ *	anybody
  * @settled: 4 KiB pages that could have been offered, and were not, when the last sweep ended, or
  *	at any time since
  * @grown_ns: since when there is more; 0: there is not
@@ -239,7 +241,6 @@ struct imr_sweeper {
 	struct list_head strays;
 	unsigned int stray_count;
 	atomic_long_t held;
-	bool pressed;
 	u64 pressed_ns;
 	u64 settled;
 	u64 grown_ns;
@@ -264,8 +265,13 @@ struct imr_sweeper {
  *	looks for free memory and offers it
  * @compact_work: makes whole blocks of free memory on the host's request
  * @taken: a bit for each 2 MiB block of memory, by physical address: the host's last answer for
- *	it was that it took it. Atomic bits; NULL when there was no memory for it
- * @taken_blocks: bits in @taken; constant after load
+ *	it was that it took it. Atomic bits; NULL when there was no memory for it. Only
+ *	@sweep_work changes the pointer, under @lock, which all others need to look at it
+ * @taken_blocks: bits in @taken; the same
+ * @spared: a bit for each 2 MiB block that was free and not offered before @unmark_due was seen to,
+ *	and was marked then, so that the reserve is of these and not of what a host may have;
+ *	counts only while the mark is there. Atomic bits; NULL without a reserve
+ * @spared_blocks: bits in @spared; both constant after load
  * @batch_wait: woken when @batch_open becomes false
  * @stats: counters, see enum imr_stat; atomic
  * @order: smallest order offered; constant after load
@@ -290,7 +296,10 @@ struct imr_sweeper {
  * @sweeping: @sweep_work uses @prdev, so @kick_work may not
  * @sweep_end: what ended the last sweep
  * @want: the host's newest request for free memory that was taken up
- * @compact: the same for one to compact
+ * @want_due: @sweep_work has not begun with it
+ * @unmark_due: something may carry page reporting's mark that no host was offered that reclaims:
+ *	from before imr_start(), or because the last one only observed
+ * @compact: the newest request to compact
  * @host_fresh: imr_look()'s last verdict, to see it change
  * @host_beat: the host's heartbeat when last seen
  * @host_attach: the host's attach_id when last seen
@@ -311,6 +320,8 @@ struct imr_guest {
 	struct delayed_work compact_work;
 	unsigned long *taken;
 	unsigned long taken_blocks;
+	unsigned long *spared;
+	unsigned long spared_blocks;
 	wait_queue_head_t batch_wait;
 	atomic64_t stats[IMR_STAT_COUNT];
 	unsigned int order;
@@ -335,6 +346,8 @@ struct imr_guest {
 	bool sweeping;
 	enum imr_sweep_end sweep_end;
 	struct imr_request want;
+	bool want_due;
+	bool unmark_due;
 	struct imr_request compact;
 	bool host_fresh;
 	u64 host_beat;
@@ -370,6 +383,12 @@ static inline void imr_count(struct imr_guest *g, enum imr_stat stat, u64 n)
 	atomic64_add(n, &g->stats[stat]);
 }
 
+/* Whether a sweep has to give everything back, for the guest is short of memory. */
+static inline bool imr_is_pressed(const struct imr_guest *g)
+{
+	return READ_ONCE(g->sweeper.pressed_ns);
+}
+
 static inline u64 imr_ms(u64 ms)
 {
 	return ms * NSEC_PER_MSEC;
@@ -385,6 +404,7 @@ void imr_kick_work(struct work_struct *work);
 long imr_hello(struct imr_guest *g);
 void imr_ring(struct imr_guest *g, u64 seq);
 void imr_look(struct imr_guest *g);
+bool imr_unmark_is_due(struct imr_guest *g);
 bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone);
 void imr_hello_work(struct work_struct *work);
 bool imr_bye(struct imr_guest *g);
@@ -402,10 +422,12 @@ void imr_record_settle(struct imr_guest *g, unsigned int count);
 /* imr_sweep.c */
 void imr_sweep_init(struct imr_guest *g);
 void imr_sweep_exit(struct imr_guest *g);
+void imr_sweep_grow(struct imr_guest *g);
 void imr_sweep_work(struct work_struct *work);
 void imr_take(struct imr_guest *g, u64 gpa, unsigned int order, bool taken);
 void imr_forget_taken(struct imr_guest *g);
 bool imr_is_taken(struct imr_guest *g, unsigned long pfn);
+bool imr_is_spared(struct imr_guest *g, unsigned long pfn);
 
 /* imr_alloc.c */
 int imr_alloc_init(struct imr_guest *g);
@@ -415,6 +437,7 @@ void imr_alloc_work(struct work_struct *work);
 /* imr_pressure.c */
 int imr_pressure_init(struct imr_guest *g);
 void imr_pressure_exit(void);
+bool imr_is_calm(struct imr_guest *g);
 
 /* imr_priority.c */
 void imr_survey(struct imr_guest *g, struct imr_survey *s);

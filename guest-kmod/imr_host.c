@@ -40,15 +40,46 @@ static long imr_call(struct imr_guest *g, u64 op, u64 arg)
  * @g: the module's state
  * @zone: the zone
  *
- * The rule of page_reporting_process_zone() (6.1 and 6.12), so this is what a guest keeps for
- * itself: the low watermark and a batch.
+ * The rule of page_reporting_process_zone() (6.1 and 6.12): the low watermark and a batch. It is a
+ * threshold, looked at once in a pass; of a zone above it all is offered.
  *
- * Return: true when its free memory stays with the guest.
+ * Return: true when nothing of it is offered now.
  */
 bool imr_zone_left_alone(struct imr_guest *g, struct zone *zone)
 {
 	return zone_page_state(zone, NR_FREE_PAGES) <=
 	       low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << g->order);
+}
+
+/*
+ * Accounts @reserve_pages as kept, in @kept of @large pages in blocks that could be offered, by
+ * kind of zone, the largest first. @free is all of free memory: what is in smaller blocks or kept
+ * anyhow was not offered either, and counts.
+ */
+static void imr_keep_reserve(struct imr_guest *g, u64 free, const u64 *large, u64 *kept)
+{
+	u64 room[IMR_FREE_ZONES], left = min(g->reserve_pages, free), unoffered = free, most;
+	unsigned int kind, largest;
+
+	for (kind = 0; kind < IMR_FREE_ZONES; kind++) {
+		/* Counted at different moments. */
+		room[kind] = large[kind] - min(kept[kind], large[kind]);
+		unoffered -= min(room[kind], unoffered);
+	}
+	left -= min(left, unoffered);
+	while (left) {
+		largest = 0;
+		for (kind = 1; kind < IMR_FREE_ZONES; kind++) {
+			if (room[kind] > room[largest])
+				largest = kind;
+		}
+		most = min(left, room[largest]);
+		if (!most)
+			break;
+		kept[largest] += most;
+		room[largest] -= most;
+		left -= most;
+	}
 }
 
 /*
@@ -60,7 +91,7 @@ static void imr_publish_memory(struct imr_guest *g)
 {
 	struct imr_guest_half *half = &g->page->guest;
 	u64 blocks[IMR_ZONE_FREE_ORDERS] = {};
-	u64 kept[IMR_FREE_ZONES] = {};
+	u64 kept[IMR_FREE_ZONES] = {}, large[IMR_FREE_ZONES] = {};
 	u64 free = 0, reserve = 0, all;
 	unsigned int order, kind;
 	int node, i;
@@ -84,14 +115,19 @@ static void imr_publish_memory(struct imr_guest *g)
 			for (order = 0; order <= IMR_TOP_ORDER; order++) {
 				found = READ_ONCE(zone->free_area[order].nr_free);
 				blocks[kind * IMR_FREE_ORDERS + order] += found;
-				if (alone && order >= g->order)
+				if (order < g->order)
+					continue;
+				large[kind] += (u64)found << order;
+				if (alone)
 					kept[kind] += (u64)found << order;
 			}
 		}
 	}
 	WRITE_ONCE(half->total_pages, totalram_pages());
 	WRITE_ONCE(half->free_pages, free);
-	WRITE_ONCE(half->reserve_pages, reserve);
+	/* What is in zones that are left alone counts for the reserve. */
+	WRITE_ONCE(half->reserve_pages, max(reserve, min(g->reserve_pages, free)));
+	imr_keep_reserve(g, free, large, kept);
 	for (order = 0; order <= IMR_TOP_ORDER; order++) {
 		all = 0;
 		for (kind = 0; kind < IMR_FREE_ZONES; kind++) {
@@ -171,12 +207,29 @@ static bool imr_request_look(struct imr_request *known, u64 attach, const u64 *s
 	return !same && now.pages;
 }
 
+/**
+ * imr_unmark_is_due() - whether a host is there for which page reporting's old marks are in the way
+ * @g: the module's state
+ *
+ * Context: @g->lock held.
+ * Return: whether @unmark_due is to be seen to now.
+ */
+bool imr_unmark_is_due(struct imr_guest *g)
+{
+	lockdep_assert_held(&g->lock);
+	return g->unmark_due && g->host_fresh && g->host_mode == IMR_MODE_RECLAIMING;
+}
+
 static void imr_look_for_requests(struct imr_guest *g, u64 attach)
 {
 	struct imr_host_half *half = &g->page->host;
 
-	if (imr_request_look(&g->want, attach, &half->want_seq, &half->want_pages))
+	if (imr_request_look(&g->want, attach, &half->want_seq, &half->want_pages)) {
+		g->want_due = true;
 		mod_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+	} else if (imr_unmark_is_due(g)) {
+		queue_delayed_work(system_freezable_wq, &g->sweep_work, 0);
+	}
 	if (!g->compacts)
 		return;
 	if (imr_request_look(&g->compact, attach, &half->compact_seq, &half->compact_pages))
@@ -215,10 +268,14 @@ void imr_look(struct imr_guest *g)
 		pr_info("host %016llx is attached and %s\n", host.attach,
 			host.mode == IMR_MODE_RECLAIMING ? "reclaims" : "only observes");
 		imr_count(g, IMR_STAT_ATTACHES, 1);
+		/* This host may be another than the one who took it. */
+		if (!g->host_fresh || host.attach != g->host_attach)
+			imr_forget_taken(g);
 		g->host_attach = host.attach;
 		g->host_mode = host.mode;
-		/* This host may be another than the one who took it. */
-		imr_forget_taken(g);
+		/* What it is told of carries marks, and it takes none of it. */
+		if (host.mode != IMR_MODE_RECLAIMING && g->source == IMR_SOURCE_REPORTING)
+			g->unmark_due = true;
 		imr_kick(g, true);
 	} else if (!fresh && g->host_fresh) {
 		pr_info("host %016llx %s\n", g->host_attach,

@@ -212,10 +212,9 @@ static int __init imr_init(void)
 	INIT_DELAYED_WORK(&imr.kick_work, imr_kick_work);
 	INIT_DELAYED_WORK(&imr.sweep_work, imr_sweep_work);
 	INIT_DELAYED_WORK(&imr.compact_work, imr_compact_work);
-	imr_sweep_init(&imr);
-
 	imr.reserve_pages = (u64)reserve_mib << (20 - PAGE_SHIFT);
 	imr.delay_ns = imr_ms(delay_ms);
+	imr_sweep_init(&imr);
 	err = imr_begin(&imr);
 	if (err)
 		goto err_sweep;
@@ -258,3 +257,5 @@ module_exit(imr_exit);
 MODULE_DESCRIPTION("Offers free guest memory to the KVM host (IMR)");
 MODULE_AUTHOR("The IMR authors");
 MODULE_LICENSE("GPL");
+/* Its probe fails where it finds page reporting taken (-EBUSY); it cannot do without, we can. */
+MODULE_SOFTDEP("pre: virtio_balloon");

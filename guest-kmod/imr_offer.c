@@ -26,29 +26,44 @@
 /* A batch that was claimed and is not answered for this long is told of. */
 #define IMR_OVERDUE_MS		5000
 
-/* Only one batch can be open: the source, page reporting or a sweep, has one worker. */
-static int imr_batch_open(struct imr_guest *g)
+/* Whether there is anybody to offer a batch to. If not, the pass is lost. */
+static int imr_may_offer(struct imr_guest *g)
 {
-	int err = 0;
-
-	mutex_lock(&g->lock);
+	lockdep_assert_held(&g->lock);
 	if (g->phase != IMR_UP || g->hold) {
 		imr_count(g, IMR_STAT_HELD, 1);
-		err = -EAGAIN;
-		goto out_lost;
+		g->pass_lost = true;
+		return -EAGAIN;
 	}
 	imr_look(g);
 	if (!g->host_fresh) {
 		imr_count(g, IMR_STAT_NO_HOST, 1);
-		err = -ENOTCONN;
-		goto out_lost;
+		g->pass_lost = true;
+		return -ENOTCONN;
 	}
-	WRITE_ONCE(g->batch_open, true);
-	mutex_unlock(&g->lock);
 	return 0;
+}
 
-out_lost:
-	g->pass_lost = true;
+/* To keep a reserve, free memory is counted: not where nobody is there. */
+static int imr_batch_check(struct imr_guest *g, struct scatterlist *sgl, unsigned int nents)
+{
+	int err;
+
+	mutex_lock(&g->lock);
+	err = imr_may_offer(g);
+	mutex_unlock(&g->lock);
+	return err ? err : imr_hold_back(g, sgl, nents);
+}
+
+/* Only one batch can be open: the source, page reporting or a sweep, has one worker. */
+static int imr_batch_open(struct imr_guest *g)
+{
+	int err;
+
+	mutex_lock(&g->lock);
+	err = imr_may_offer(g);
+	if (!err)
+		WRITE_ONCE(g->batch_open, true);
 	mutex_unlock(&g->lock);
 	return err;
 }
@@ -83,7 +98,7 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 		/* Read without the lock: to see either late costs one more look. */
 		fate = imr_offer_look(g->page, seq, !lost && (now - start >= g->timeout_ns ||
 							      READ_ONCE(g->phase) != IMR_UP ||
-							      READ_ONCE(g->sweeper.pressed)));
+							      imr_is_pressed(g)));
 		if (fate == IMR_REVOKED) {
 			imr_count(g, IMR_STAT_REVOKED, 1);
 			return -ETIMEDOUT;
@@ -158,7 +173,7 @@ int imr_report(struct page_reporting_dev_info *prdev, struct scatterlist *sgl, u
 	int err = 0;
 
 	if (g->source == IMR_SOURCE_REPORTING)
-		err = imr_hold_back(g, sgl, nents);
+		err = imr_batch_check(g, sgl, nents);
 	if (!err)
 		err = imr_batch_open(g);
 	if (err)

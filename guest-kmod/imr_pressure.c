@@ -17,6 +17,8 @@
 
 #define IMR_SHRINK_WAIT_MS	50
 #define IMR_OOM_WAIT_MS		1000
+/* For so long after it was short of memory the guest is left alone. */
+#define IMR_CALM_MS		10000
 
 /* Whom shrinker and OOM notifier speak to; constant while they are registered. */
 static struct imr_guest *imr_pressed_guest;
@@ -30,7 +32,6 @@ static unsigned long imr_give_back(unsigned long wait_ms)
 	long held = atomic_long_read(&s->held), left;
 
 	WRITE_ONCE(s->pressed_ns, ktime_get_ns());
-	WRITE_ONCE(s->pressed, true);
 	imr_count(g, IMR_STAT_PRESSED, 1);
 	if (held <= 0)
 		return 0;
@@ -45,10 +46,10 @@ static unsigned long imr_give_back(unsigned long wait_ms)
 
 static unsigned long imr_shrink_count(struct shrinker *shrinker, struct shrink_control *sc)
 {
-	struct imr_sweeper *s = &imr_pressed_guest->sweeper;
+	struct imr_guest *g = imr_pressed_guest;
 
 	/* Nobody waits a second time for a batch that the host holds on to. */
-	return READ_ONCE(s->pressed) ? 0 : atomic_long_read(&s->held);
+	return imr_is_pressed(g) ? 0 : atomic_long_read(&g->sweeper.held);
 }
 
 static unsigned long imr_shrink_scan(struct shrinker *shrinker, struct shrink_control *sc)
@@ -67,6 +68,27 @@ static int imr_oom_notify(struct notifier_block *nb, unsigned long unused, void 
 static struct notifier_block imr_oom_notifier = {
 	.notifier_call = imr_oom_notify,
 };
+
+/**
+ * imr_is_calm() - whether the guest was not short of memory for long enough to sweep again
+ * @g: the module's state
+ *
+ * Then imr_is_pressed() is over, unless memory becomes short just now.
+ *
+ * Context: @sweep_work.
+ * Return: whether it is calm.
+ */
+bool imr_is_calm(struct imr_guest *g)
+{
+	u64 said = READ_ONCE(g->sweeper.pressed_ns);
+
+	if (!said)
+		return true;
+	/* Another CPU's clock may be a little ahead of ours. */
+	if ((s64)(ktime_get_ns() - said) < (s64)imr_ms(IMR_CALM_MS))
+		return false;
+	return cmpxchg(&g->sweeper.pressed_ns, said, 0) == said;
+}
 
 /**
  * imr_pressure_init() - have sweeps end when memory is short

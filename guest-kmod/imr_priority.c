@@ -42,7 +42,7 @@ static void imr_survey_zone(struct imr_guest *g, struct zone *zone, struct imr_s
 		order = READ_ONCE(page_private(page));
 		if (order < g->order || order > IMR_TOP_ORDER)
 			continue;
-		if (PageReported(page))
+		if (PageReported(page) && !imr_is_spared(g, pfn))
 			s->marked += 1UL << order;
 		else
 			unmarked += 1UL << order;
@@ -50,6 +50,7 @@ static void imr_survey_zone(struct imr_guest *g, struct zone *zone, struct imr_s
 		pfn += (1UL << order) - stride;
 	}
 	s->free += free;
+	s->unmarked += unmarked;
 	keeps = low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << g->order);
 	s->offerable += min(unmarked, free > keeps ? free - keeps : 0);
 }

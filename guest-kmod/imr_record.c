@@ -144,7 +144,8 @@ static int imr_by_address(const void *a, const void *b)
  *
  * Ranges below the order asked for are left out. They come where page reporting's own order,
  * which stays from an earlier user or is set by the administrator since 6.4, is smaller than
- * ours; the host takes nothing below 2 MiB.
+ * ours; the host takes nothing below 2 MiB. Page reporting marks them with the others, or it
+ * would come back to them in each pass; the next load takes the marks away (imr_sweep.c).
  *
  * Return: the number of ranges in @batch, and in the record.
  */

@@ -139,6 +139,8 @@ int imr_start(struct imr_guest *g)
 	g->page = page;
 	g->record = record;
 	g->pass_lost = false;
+	g->want_due = false;
+	g->unmark_due = g->source == IMR_SOURCE_REPORTING;
 	g->host_fresh = false;
 	g->host_beat = 0;
 	g->host_attach = 0;

@@ -22,7 +22,7 @@ give() {
     settle
     LEFT=$(resident_kib 1)
     say "taken $TAKEN MiB: resident $((HELD / 1024)) MiB, after the free $((LEFT / 1024)) MiB"
-    # A zone keeps 64 MiB and more.
+    # Pieces below 2 MiB, and zones with too little free, are not offered.
     need "the host has most of it, KiB" $((HELD - LEFT)) -ge $(((TAKEN - 80) * 1024))
 }
 

@@ -67,7 +67,8 @@ guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 
 # Not by unloading virtio_balloon: 6.12 dies of that (vp_del_vq() of a queue that the device does not have).
 release 1 kept
-guest stop 1 && guest start 1 || fail "guest 1 does not start again"
+# Two CPUs from here on: memory becomes short on one while the sweep runs on the other.
+guest stop 1 && GUEST_CPUS=2 guest start 1 || fail "guest 1 does not start again"
 mark
 boot 1
 RESERVE=64
@@ -80,7 +81,7 @@ hold 1 kept $HELD
 settle
 gives_back "alone"
 need "IMR took what is over the reserve, KiB" "$reclaimed" -ge $((filled / 2))
-# What is resident: in use, the reserve, or the 64 MiB and more that a zone keeps (imr_zone_left_alone()).
+# What is resident: in use, the reserve, or the 64 MiB and more that a sweep leaves (imr_offerable()).
 resident=$(resident_kib 1)
 used=$((GUEST_MEM * 1024 - $(guest run 1 "sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo")))
 say "resident $((resident / 1024)) MiB, in use $((used / 1024)) MiB, reserve $RESERVE MiB"
