@@ -213,8 +213,8 @@
  *   smaller blocks is stranded until they grow together.
  * @compacts: 1: the guest serves requests to compact; 0: it does not.
  * @zone_kept_pages: Free pages in blocks of offer_order and above that are
- *   not offered, because their zones have too little free memory, per kind of
- *   zone, 4 KiB pages.
+ *   not offered, because their zones have too little free memory or the guest
+ *   keeps a reserve, per kind of zone, 4 KiB pages.
  * @compacted_blocks: Blocks of offer_order that were made free by moving what
  *   was used of them, since the module was loaded.
  * @reserved: Zero.

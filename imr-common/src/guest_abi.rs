@@ -151,7 +151,7 @@ pub struct GuestHalf {
     /// 1: the guest serves requests to compact; 0: it does not.
     pub compacts: u32,
     /// Free pages in blocks of `offer_order` and above that are not offered, because their zones have too little free
-    /// memory, per kind of zone, 4 KiB pages.
+    /// memory or the guest keeps a reserve, per kind of zone, 4 KiB pages.
     pub zone_kept_pages: [u64; FREE_ZONES],
     /// Blocks of `offer_order` that were made free by moving what was used of them, since the module was loaded.
     pub compacted_blocks: u64,

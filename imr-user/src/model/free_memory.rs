@@ -50,7 +50,7 @@ pub struct FreeParts {
     pub free_bytes: u64,
     /// In blocks that the guest offers: could be taken now, or was taken and is not in use since.
     pub reclaimable_bytes: u64,
-    /// In such blocks, of zones with so little free memory that the guest keeps it.
+    /// In such blocks, of zones with so little free memory that the guest keeps it, or of its reserve.
     pub kept_bytes: u64,
     /// In smaller blocks: cannot be taken, for fragmentation.
     pub stranded_bytes: u64,
