@@ -93,7 +93,8 @@ pub(crate) fn write_if_changed(path: &Path, content: &[u8]) -> Result<bool> {
     }
     // A reader must see the old file or the new one, never half of it.
     let mut fresh = path.as_os_str().to_owned();
-    fresh.push(format!(".new{}", std::process::id()));
+    // Nor must two writers, of this process or of others, have the same one in hand.
+    fresh.push(format!(".new{}-{:?}", std::process::id(), std::thread::current().id()));
     let fresh = PathBuf::from(fresh);
     fs::write(&fresh, content).with_context(|| format!("cannot write {}", fresh.display()))?;
     fs::rename(&fresh, path).with_context(|| format!("cannot replace {}", path.display()))?;

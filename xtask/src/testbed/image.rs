@@ -131,6 +131,8 @@ fn host_base(config: &Config, kernel: &KernelFiles) -> Result<PathBuf> {
     let name = format!("{stem}-{:016x}.cpio", fingerprint(&sources, kernel)?);
     let dir = cache::target_dir().join("testbed");
     let path = dir.join(&name);
+    // Machines are booted two at a time, and the first two of a new checkout want the same one.
+    let _lock = cache::lock("testbed-image")?;
     if path.is_file() {
         return Ok(path);
     }
