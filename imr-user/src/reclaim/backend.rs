@@ -100,6 +100,12 @@ pub trait Backend {
     /// The kernel did not do it; the memory is as before.
     fn reclaim(&mut self, call: &Call<'_>) -> Result<Effect, Failure>;
 
+    /// Gives back the memory of several calls, in order, and adds a result of each to `results`. As little as can be is done
+    /// between two of them: in huge pages that shows.
+    fn reclaim_all(&mut self, calls: &[Call<'_>], results: &mut Vec<Result<Effect, Failure>>) {
+        results.extend(calls.iter().map(|call| self.reclaim(call)));
+    }
+
     /// Bytes that are there after all, where that call took the memory: the kernel kept them, or somebody has had them
     /// allocated since. `None`: it cannot be told. Slow, and asked only where the numbers do not fit.
     fn left_bytes(&self, call: &Call<'_>) -> Option<u64> {

@@ -109,6 +109,15 @@ impl Backend for ByMapping<'_> {
         }
     }
 
+    fn reclaim_all(&mut self, calls: &[Call<'_>], results: &mut Vec<Result<Effect, Failure>>) {
+        for calls in calls.chunk_by(|a, b| std::ptr::eq(a.segment, b.segment)) {
+            match calls.first().map(|call| self.of(call.segment)) {
+                Some(Ok((_, backend))) => backend.reclaim_all(calls, results),
+                _ => results.extend(calls.iter().map(|call| self.reclaim(call))),
+            }
+        }
+    }
+
     fn left_bytes(&self, call: &Call<'_>) -> Option<u64> {
         match backend_of(call.segment, self.allowed).ok()? {
             BackendKind::Punch => self.punch.left_bytes(call),

@@ -1,8 +1,8 @@
 //! Carries out the plan of one offer on one VM.
 //!
 //! Input: a [`Plan`], what is known of the VM, a backend, and a question: is the offer still live. Output: an
-//! [`Outcome`]. It judges every range first, then makes calls of bounded length, and asks its question right
-//! before each. It must not touch a range that any guard forbids, nor one that the plan keeps.
+//! [`Outcome`]. It judges every range first, then makes calls, and asks its question right before each stretch of them, whose
+//! length is bounded. It must not touch a range that any guard forbids, nor one that the plan keeps.
 
 mod run;
 #[cfg(test)]
@@ -12,7 +12,7 @@ mod verify_tests;
 
 use std::collections::BTreeMap;
 
-use self::run::{Run, Work, neighbours};
+use self::run::{Run, Work, neighbours, stride};
 use super::backend::{Backend, Call, Effect, Failure, Obstacle};
 use super::choose::Allowed;
 use super::guards::{Guard, VmFacts, range_guard, vm_guard};
@@ -99,8 +99,8 @@ struct Calls<'a> {
 
 /// Carries out `plan`.
 ///
-/// `still_live` is asked right before each call whether the offer is still one of the kernel that made it; after
-/// the first `false` nothing is touched. `on_call` hears of each successful call. One VM's memory is taken by
+/// `still_live` is asked right before each call, or several that are together no longer than one may be, whether the offer is
+/// still one of the kernel that made it; after the first `false` nothing is touched. `on_call` hears of each successful call. One VM's memory is taken by
 /// one call of this at a time.
 pub fn execute(
     plan: &Plan,
@@ -117,20 +117,31 @@ pub fn execute(
     // All at once: other CPUs have written that table, and so their caches are waited for together.
     let mapped_bytes =
         work.iter().map(|item| target.witness.mapped_bytes(item.piece.base_gfn, item.piece.npages)).sum();
-    let mut calls = Calls::default();
-    'batch: for pieces in work.chunk_by(|a, b| neighbours(&a.piece, &b.piece)) {
+    let mut runs = Vec::new();
+    let (mut planned, mut run_of) = (Vec::with_capacity(work.len()), Vec::with_capacity(work.len()));
+    for pieces in work.chunk_by(|a, b| neighbours(&a.piece, &b.piece)) {
         let mut run = Run::new(pieces, &mut tallies);
         while let Some(call) = run.next_call() {
-            if !still_live() {
-                break 'batch;
-            }
-            let result = calls.make(call, target);
-            if let Ok(effect) = result {
+            planned.push(call);
+            run_of.push(runs.len());
+        }
+        runs.push(run);
+    }
+    let (mut calls, mut results) = (Calls::default(), Vec::with_capacity(planned.len()));
+    let mut at = 0;
+    while at < planned.len() && still_live() {
+        let count = stride(&planned[at..]);
+        let made = &planned[at..at + count];
+        results.clear();
+        calls.make(made, target, &mut results);
+        for ((call, result), run) in made.iter().zip(&results).zip(&run_of[at..]) {
+            if let Ok(effect) = *result {
                 let npages = call.bytes / FRAME_SIZE;
                 on_call(CallDone { base_gfn: call.base_gfn, npages, effect });
             }
-            run.credit(&call, &result, &mut tallies);
+            runs[*run].credit(call, result, &mut tallies);
         }
+        at += count;
     }
     let (freed_bytes, left_bytes, measured) = calls.measure(before, mapped_bytes, target.backend);
     target.backend.finish();
@@ -151,21 +162,36 @@ pub fn execute(
 }
 
 impl<'a> Calls<'a> {
-    fn make(&mut self, call: Call<'a>, target: &mut Target<'_>) -> Result<Effect, Failure> {
-        let told = target.witness.invalidations();
-        self.made += 1;
-        let effect = target.backend.reclaim(&call)?;
-        self.asked_bytes += call.bytes;
-        if effect == Effect::Taken {
-            self.taken.push(call);
-            self.taken_bytes += call.bytes;
-            // KVM is told before the call returns, of each VMA that maps the range, whether or not a page is in it
-            // (mm/memory.c, zap_page_range_single; mm/hugetlb.c, unmap_hugepage_range; 6.1 and 6.12).
-            let silent = told.is_some() && told == target.witness.invalidations();
-            let mapped = || target.witness.mapped_bytes(call.base_gfn, call.bytes / FRAME_SIZE);
-            self.unnotified += u64::from(silent && mapped() > 0);
+    /// Makes calls, and adds the result of each to `results`, which is empty.
+    fn make(
+        &mut self,
+        calls: &[Call<'a>],
+        target: &mut Target<'_>,
+        results: &mut Vec<Result<Effect, Failure>>,
+    ) {
+        let told_before = target.witness.invalidations();
+        target.backend.reclaim_all(calls, results);
+        let told = target.witness.invalidations().zip(told_before);
+        self.made += calls.len() as u64;
+        let first = self.taken.len();
+        for (call, result) in calls.iter().zip(results.iter()) {
+            let Ok(effect) = result else { continue };
+            self.asked_bytes += call.bytes;
+            if *effect == Effect::Taken {
+                self.taken.push(*call);
+                self.taken_bytes += call.bytes;
+            }
         }
-        Ok(effect)
+        // KVM is told before a call returns, of each VMA that maps the range, whether or not a page is in it
+        // (mm/memory.c, zap_page_range_single; mm/hugetlb.c, unmap_hugepage_range; 6.1 and 6.12).
+        let taken = &self.taken[first..];
+        let missing = told
+            .map_or(0, |(after, before)| (taken.len() as u64).saturating_sub(after.saturating_sub(before)));
+        if missing > 0 {
+            let mapped =
+                |call: &&Call<'_>| target.witness.mapped_bytes(call.base_gfn, call.bytes / FRAME_SIZE) > 0;
+            self.unnotified += missing.min(taken.iter().filter(mapped).count() as u64);
+        }
     }
 
     /// Bytes that came back, bytes that are there after all, and how that compares with what was taken. `mapped_bytes` of

@@ -162,6 +162,18 @@ fn shows(vma: &Vma, segment: &Segment) -> bool {
     offset == Some(segment.file_offset) && vma.shared && vma.writable && vma.inode == segment.inode
 }
 
+fn punch(fd: BorrowedFd<'_>, call: &Call<'_>) -> Result<Effect, Failure> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(fd, mode, call.file_offset, call.bytes).map_err(|errno| failed(call, errno))?;
+    Ok(Effect::Taken)
+}
+
+#[cold]
+fn failed(call: &Call<'_>, errno: Errno) -> Failure {
+    let path = format!("inode {} at {:#x}+{:#x}", call.segment.inode, call.file_offset, call.bytes);
+    Failure { operation: FALLOCATE, path, errno }
+}
+
 impl Backend for Punch<'_> {
     fn name(&self) -> &'static str {
         "punch"
@@ -206,15 +218,17 @@ impl Backend for Punch<'_> {
     }
 
     fn reclaim(&mut self, call: &Call<'_>) -> Result<Effect, Failure> {
-        let failure = |errno| Failure {
-            operation: FALLOCATE,
-            path: format!("inode {} at {:#x}+{:#x}", call.segment.inode, call.file_offset, call.bytes),
-            errno,
-        };
-        let fd = self.file(call.segment).ok_or_else(|| failure(Errno::BADF))?;
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(fd, mode, call.file_offset, call.bytes).map_err(failure)?;
-        Ok(Effect::Taken)
+        let fd = self.file(call.segment).ok_or_else(|| failed(call, Errno::BADF))?;
+        punch(fd, call)
+    }
+
+    fn reclaim_all(&mut self, calls: &[Call<'_>], results: &mut Vec<Result<Effect, Failure>>) {
+        for calls in calls.chunk_by(|a, b| std::ptr::eq(a.segment, b.segment)) {
+            match calls.first().and_then(|call| self.file(call.segment)) {
+                Some(fd) => results.extend(calls.iter().map(|call| punch(fd, call))),
+                None => results.extend(calls.iter().map(|call| Err(failed(call, Errno::BADF)))),
+            }
+        }
     }
 
     fn left_bytes(&self, call: &Call<'_>) -> Option<u64> {

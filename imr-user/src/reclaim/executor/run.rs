@@ -142,10 +142,30 @@ impl<'w, 'a> Run<'w, 'a> {
 /// A run is cut only where a 2 MiB page of the backing or a page of hugetlbfs can end, so that no cut splits one.
 pub(super) fn call_length(place: u64, left: u64, page_size: u64) -> u64 {
     let unit = page_size.max(BLOCK_SIZE);
-    let limit = unit.max(if page_size > FRAME_SIZE { MAX_HUGE_CALL_BYTES } else { MAX_CALL_BYTES });
+    let limit = longest(page_size);
     if left <= limit {
         return left;
     }
     let end = (place + limit) / unit * unit;
     end - place
+}
+
+/// The longest call in pages of that size, bytes.
+fn longest(page_size: u64) -> u64 {
+    let limit = if page_size > FRAME_SIZE { MAX_HUGE_CALL_BYTES } else { MAX_CALL_BYTES };
+    page_size.max(BLOCK_SIZE).max(limit)
+}
+
+/// How many of the first calls may be made without a look at the VM in between: as many as are together no longer than one
+/// alone may be, at least one.
+pub(super) fn stride(calls: &[Call<'_>]) -> usize {
+    let Some(first) = calls.first() else { return 0 };
+    let page_size = first.segment.page_size;
+    let mut left = longest(page_size);
+    let fits = |call: &&Call<'_>| {
+        let rest = left.checked_sub(call.bytes).filter(|_| call.segment.page_size == page_size);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    calls.iter().take_while(fits).count().max(1)
 }

@@ -252,6 +252,29 @@ fn an_offer_that_dies_on_the_way_is_stopped_there() {
     assert!(ram.is_filled(32 * MIB, 8 * MIB));
 }
 
+/// Between two looks at the VM no more is taken than one call may take.
+#[test]
+fn small_calls_are_made_together_up_to_the_length_of_one() {
+    if !map_files_or_skip("small_calls_are_made_together_up_to_the_length_of_one") {
+        return;
+    }
+    let file = memfd(44 * MIB, MemfdFlags::empty());
+    let ram = Ram::shared(&file, 0, 44 * MIB);
+    ram.fill();
+    let facts = vm(vec![ram.slot(0)]);
+    // Five of 4 MiB with gaps, and one of 2 MiB: after two looks four are taken, and then the rest.
+    let mut ranges: Vec<(u64, u64)> = (0..5).map(|number| (number * 8 * FRAMES, 4 * FRAMES)).collect();
+    ranges.push((40 * FRAMES, 2 * FRAMES));
+    let (outcome, done) = punch(&facts, &plan(&ranges), 1);
+    let mut expected = vec![RangeResult::Reclaimed; 4];
+    expected.extend([RangeResult::Stopped, RangeResult::Stopped]);
+    assert_eq!((results(&outcome), done.len(), outcome.calls), (expected, 4, 4));
+    assert_eq!(held(&file), 44 * MIB - 16 * MIB);
+    let (outcome, done) = punch(&facts, &plan(&ranges), 2);
+    assert_eq!((results(&outcome), done.len()), (vec![RangeResult::Reclaimed; 6], 6));
+    assert_eq!((outcome.freed_bytes, held(&file)), (6 * MIB, 44 * MIB - 22 * MIB));
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_take_and_takes_nothing() {
     if !map_files_or_skip("a_dry_run_says_what_it_would_take_and_takes_nothing") {

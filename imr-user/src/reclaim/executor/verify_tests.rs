@@ -127,6 +127,22 @@ fn kvm_has_to_be_told_of_what_it_had_mapped() {
     }
     let outcome = take(&filled().1, &Told(&count), || count.set(count.get() + 1));
     assert_eq!((outcome.unnotified_calls, count.get()), (0, 8));
+    // Of two calls that are made together it was told of one.
+    let (file, ram) = filled();
+    let facts = vm(vec![ram.slot(0)]);
+    let own = proc_dir(std::process::id());
+    let mut calls = 0;
+    let after_call = || {
+        calls += 1;
+        count.set(count.get() + u64::from(calls == 1));
+    };
+    let mut backend = Disturbed { punch: Punch::new(own.as_fd()), after_call };
+    let witness = &Told(&count);
+    let mut target = Target { facts: &facts, allowed: Allowed::default(), backend: &mut backend, witness };
+    let two = plan(&[(0, FRAMES), (2 * FRAMES, FRAMES)]);
+    let outcome = execute(&two, &mut target, &mut || true, &mut |_| {});
+    assert_eq!((outcome.calls, outcome.unnotified_calls, outcome.freed_bytes), (2, 1, 2 * MIB));
+    drop(file);
     // Nobody listens, or nothing was mapped: no word is missed.
     assert_eq!(take(&filled().1, &Kvm { told: None }, || ()).unnotified_calls, 0);
     assert_eq!(take(&filled().1, &NoWitness, || ()).unnotified_calls, 0);

@@ -205,6 +205,12 @@ proptest! {
                 prop_assert!(at_vma_end || whole, "{edge:#x} is inside a huge page");
             }
         }
+        let mut left = &calls[..];
+        while !left.is_empty() {
+            let (now, later) = left.split_at(stride(left));
+            prop_assert!(!now.is_empty() && now.iter().map(|call| call.bytes).sum::<u64>() <= MAX_CALL_BYTES);
+            left = later;
+        }
         for (item, tally) in work.iter().zip(&tallies) {
             prop_assert_eq!(tally.covered, tally.taken);
             prop_assert_eq!(tally.covered + tally.trimmed, item.piece.bytes);
