@@ -1,7 +1,7 @@
 //! imr's whole host side of an offer against the bare system calls on the same pages, in turn.
 //!
-//! In: a kind of guest memory, rounds. Out: ratios. Before each batch the guest touches every page of it, so that it is
-//! mapped in KVM's MMU; after each, what came back is checked.
+//! In: a kind of guest memory, rounds. Out: ratios. Before each turn the guest touches every page of it, so that it is mapped
+//! in KVM's MMU; after each, what came back is checked.
 
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -19,13 +19,14 @@ use crate::host::Host;
 use crate::missing::Missing;
 use crate::undo::{Change, setting};
 
-/// Batches of one turn in huge pages. A guest with memory to give offers one batch after the other. In 4 KiB pages one takes
-/// so long that it does not matter what was before.
-const IN_A_ROW: u64 = 3;
-/// Bytes from one batch to the next of the same turn.
-const BATCH_DISTANCE: u64 = 256 << 20;
-/// Pairs of a sample.
-const BALANCED: u64 = 4;
+/// Batches of one turn in huge pages, 896 MiB: a guest with memory to give offers one batch after the other. In 4 KiB pages one
+/// takes so long that it does not matter what was before.
+const IN_A_ROW: u64 = 7;
+/// Length of a range, bytes, and ranges of a batch.
+const RANGE_BYTES: u64 = 4 << 20;
+const RANGES: u64 = 32;
+/// Pairs of a sample: each way is first in one of them.
+const BALANCED: u64 = 2;
 /// Pairs before the measured ones.
 const WARM_UP: u64 = BALANCED;
 /// What the VM may take meanwhile for other things, such as its control page, bytes.
@@ -136,49 +137,48 @@ struct Bare {
     held: fn(&Host) -> Result<u64>,
 }
 
-/// The batches of one turn: 32 ranges of 4 MiB each. No range touches the next of its batch: neighbours would be taken in
-/// fewer calls than the bare loop's. What lies in between is the other turn's.
-fn batches(backing: Backing, odd: bool) -> impl Iterator<Item = Ranges> {
-    let first = DATA_GPA + if odd { 4 << 20 } else { 0 };
+/// The batches of one turn. No range touches the next of its batch: neighbours would be taken in fewer calls than the bare
+/// loop's. What lies in between is of the other batches.
+fn batches(backing: Backing) -> impl Iterator<Item = Ranges> {
     let count = if backing.page() == "4k" { 1 } else { IN_A_ROW };
     (0..count).map(move |number| Ranges {
-        first: first + number * BATCH_DISTANCE,
-        bytes: 4 << 20,
-        distance: 8 << 20,
-        count: 32,
+        first: DATA_GPA + number * RANGE_BYTES,
+        bytes: RANGE_BYTES,
+        distance: count.max(2) * RANGE_BYTES,
+        count: RANGES,
     })
 }
 
-/// Pairs of both ways, one right after the other, so that what else the machine does meets both. In [`BALANCED`] pairs each
-/// way goes first as often as the other, and takes each half of memory as often: who goes first, or takes what was touched
-/// last, has other caches. Their sums are one sample.
+/// Pairs of turns, one right after the other, so that what else the machine does meets both ways; each turn begins when the
+/// guest has touched its memory. The sums of [`BALANCED`] pairs are one sample.
 fn compare(backing: Backing, rounds: u64, bare: Bare) -> Result<Option<Measured>> {
-    let turn_bytes: u64 = batches(backing, false).map(Ranges::total).sum();
-    let _settings = prepare(backing, 2 * turn_bytes)?;
-    let last = batches(backing, true).last().context("a turn without batches")?;
+    let turn_bytes: u64 = batches(backing).map(Ranges::total).sum();
+    let last = batches(backing).last().context("a turn without batches")?;
+    let _settings = prepare(backing, last.end())?;
     let mut host = start(backing, last)?;
     let mut answerer = attach(&host)?;
     let mut measured = Measured::default();
     let mut seq = 0;
     let (mut offered, mut bare_us) = (Vec::new(), 0.0);
     for round in 0..rounds.next_multiple_of(BALANCED) + WARM_UP {
-        for ranges in batches(backing, false).chain(batches(backing, true)) {
-            host.touch(ranges)?;
-        }
-        if round == 0 {
-            check_pages(&host, backing, 2 * turn_bytes)?;
-        }
-        let odd = round & 2 != 0;
         for imr in [round & 1 == 0, round & 1 != 0] {
+            for ranges in batches(backing) {
+                host.touch(ranges)?;
+            }
+            if round == 0 {
+                check_pages(&host, backing, turn_bytes)?;
+            }
             let before = (bare.held)(&host)?;
-            for ranges in batches(backing, odd == imr) {
+            for ranges in batches(backing) {
+                seq += 1;
+                // Also where nobody answers it: both ways begin when a guest has written what it offers.
+                host.is(Ask::Offer { ranges, seq })?;
                 if imr {
-                    seq += 1;
-                    let Some(stages) = offer(&mut host, &mut answerer, ranges, seq)? else { return Ok(None) };
+                    let Some(stages) = answer(&mut host, &mut answerer, ranges, seq)? else {
+                        return Ok(None);
+                    };
                     offered.push(stages);
                 } else {
-                    // As before an offer the VMM is asked something, so that both ways begin with the same caches.
-                    host.is(Ask::Reclaimed { seq, count: ranges.count })?;
                     bare_us += (bare.take)(&mut host, ranges)?;
                 }
             }
@@ -213,9 +213,8 @@ struct Offered {
     after: f64,
 }
 
-/// imr takes a batch. `None`: it does not take such memory.
-fn offer(host: &mut Host, answerer: &mut Answerer, ranges: Ranges, seq: u64) -> Result<Option<Offered>> {
-    host.is(Ask::Offer { ranges, seq })?;
+/// imr takes a batch that was offered. `None`: it does not take such memory.
+fn answer(host: &mut Host, answerer: &mut Answerer, ranges: Ranges, seq: u64) -> Result<Option<Offered>> {
     let start = Instant::now();
     let answered = answerer.doorbell(seq, COOKIE);
     let whole = micros(start);
