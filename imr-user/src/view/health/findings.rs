@@ -86,7 +86,7 @@ pub(super) const COUNTERS: [Counter; 11] = [
         name: "unproven",
         value: |counters| counters.unproven,
         severity: Some(Severity::Warn),
-        text: "calls that nothing has proven to come from a guest's kernel: not heard; it calls again",
+        text: "calls not proven to be of a guest kernel: not heard",
     },
     Counter {
         name: "ambiguous",
