@@ -40,7 +40,8 @@ pub struct BlockRecord {
     /// Bit `f % 64` of word `f / 64`: frame `f` of the block has a shadow-present leaf SPTE.
     pub mapped: [u64; 8],
     /// CLOCK_MONOTONIC of the newest SPTE installed, ns, and [`LAST_MAP_LARGE`] in place of its lowest bit: see
-    /// [`last_map`]. Zero: none.
+    /// [`last_map`]. Zero: none. Exact for a large one and for the first 4 KiB one in a word of `mapped`; for others it may
+    /// be up to a tick of the kernel (10 ms at most) before it.
     pub last_map: u64,
     /// CLOCK_MONOTONIC >> [`COARSE_SHIFT`] when an idleness scan of the host last found a frame of the block accessed.
     /// Zero: never. Only KVM's TDP MMU shows that; with shadow page tables it stays zero, scans or not, and that a block
@@ -63,7 +64,7 @@ pub const fn coarse(now_ns: u64) -> u32 {
 }
 
 impl BlockRecord {
-    /// CLOCK_MONOTONIC of the newest SPTE installed, ns, an even number. Zero: none.
+    /// When the newest SPTE was installed, ns of CLOCK_MONOTONIC, an even number. Zero: none. How exact: [`Self::last_map`].
     #[must_use]
     pub const fn last_map_ns(&self) -> u64 {
         self.last_map & !LAST_MAP_LARGE
@@ -94,10 +95,17 @@ impl BlockRecord {
     }
 }
 
-/// Counters of one VM. One element of the map `VMS`, indexed like [`VmSlots`].
-#[repr(C, align(8))]
+/// Whose a VM is, and its counters. One element of the map `VMS`, indexed like [`VmSlots`]. What each fault needs comes
+/// first, in one cache line.
+#[repr(C, align(64))]
 #[derive(Debug, Clone, Copy)]
 pub struct VmRecord {
+    /// Kernel address of `struct kvm`, written by user space. Zero: not registered.
+    pub kvm: u64,
+    /// Its process, where it is the only registered VM of it, written by user space. Zero otherwise.
+    pub tgid: u64,
+    /// `kvm->memslots[0]->generation` last seen by the fault probe.
+    pub memslots_generation: u64,
     /// `kvm_page_fault` events, MMIO included.
     pub page_faults: u64,
     /// SPTEs installed (`kvm_mmu_set_spte`), in followed slots or not.
@@ -118,8 +126,6 @@ pub struct VmRecord {
     pub limited_calls: u64,
     /// Raised whenever the VM is reset, restored or shut down: what was said before counts for nothing.
     pub reset_generation: u64,
-    /// `kvm->memslots[0]->generation` last seen by the fault probe.
-    pub memslots_generation: u64,
     /// Start of the current rate-limit second, ns of CLOCK_MONOTONIC.
     pub window_start_ns: u64,
     /// Calls reported in it.
@@ -129,10 +135,10 @@ pub struct VmRecord {
     /// CLOCK_MONOTONIC of the newest [`EVENT_RESET`] on account of written registers, ns.
     pub reset_told_ns: u64,
     /// Zero.
-    pub reserved: u64,
+    pub reserved: [u64; 7],
 }
 
-/// Counters that belong to no VM, one set a CPU. The only element of the per-CPU map `TOTALS`.
+/// Counters that belong to no VM, one set a CPU: the beginning of [`CpuRecord`].
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
@@ -164,6 +170,20 @@ pub struct Totals {
     pub table_full: u64,
     /// Proven calls of a VM that is not registered (yet); the guest repeats them.
     pub calls_unattributed: u64,
+}
+
+/// What the eBPF programs keep for a CPU. The only element of the per-CPU map `CPUS`.
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuRecord {
+    /// Counters.
+    pub totals: Totals,
+    /// Index of the VM of the newest event on this CPU: most likely that of the next one too.
+    pub newest_vm: u64,
+    /// `jiffies64` at the newest event that looked at it.
+    pub jiffies: u64,
+    /// CLOCK_MONOTONIC at the first such event of that jiffy, ns.
+    pub jiffy_ns: u64,
 }
 
 /// A followed RAM slot.
@@ -369,9 +389,10 @@ impl KernelLayout {
 
 const _: () = {
     assert!(size_of::<BlockRecord>() == 80);
-    assert!(size_of::<VmRecord>() == 128);
+    assert!(size_of::<VmRecord>() == 192);
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<Totals>() == 14 * 8);
+    assert!(size_of::<CpuRecord>() == 17 * 8);
     assert!(size_of::<SlotFact>() == 56);
     assert!(size_of::<VmSlots>() == 8 + MAX_SLOTS * 32);
     assert!(size_of::<KernelLayout>() == 31 * 4);

@@ -6,10 +6,10 @@
 //! after its change was visible to everybody, and user space's read comes later. A program that looks after the bit was
 //! cleared sets it again, and user space comes back. A block that changes all the time costs one load for this.
 
-use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, last_map};
+use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, LAST_MAP_LARGE, last_map};
 
 use crate::{
-    atomic,
+    atomic, cpu,
     maps::{BLOCKS, DIRTY},
 };
 
@@ -49,12 +49,19 @@ fn changed(index: u64) {
     }
 }
 
-/// Frame `frame` of block `index` got a 4 KiB SPTE.
+/// Frame `frame` of block `index` got a 4 KiB SPTE. The clock is read for the first of a word and after a large one, so that
+/// a block that comes back is told from one that is still there; for the others the last tick is enough.
 #[inline(always)]
-pub fn map_frame(index: u64, frame: u64, now: u64) {
+pub fn map_frame(index: u64, frame: u64) {
     if let Some(record) = block(index) {
-        atomic::store64(field!(record, last_map), last_map(now, false));
-        atomic::or64(word(record, frame / 64), 1 << (frame % 64));
+        let word = word(record, frame / 64);
+        let before = atomic::load64(field!(record, last_map));
+        let first = atomic::load64(word) == 0 || before & LAST_MAP_LARGE != 0;
+        let now = if first { cpu::now_ns() } else { cpu::tick_ns() };
+        if before < now {
+            atomic::store64(field!(record, last_map), last_map(now, false));
+        }
+        atomic::or64(word, 1 << (frame % 64));
         changed(index);
     }
 }

@@ -1,11 +1,11 @@
 //! The only writer of the ring buffer. Whatever does not fit is counted in `Totals::events_lost`.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use imr_common::host_abi::{EVENT_VM_SEEN, Event, NO_VM};
 
 use crate::{
+    cpu,
     maps::{EVENTS, SEEN},
-    totals,
 };
 
 /// At most one `EVENT_VM_SEEN` a VM in this time on account of faults, ns.
@@ -26,13 +26,19 @@ pub enum SeenBy {
 #[inline(always)]
 pub fn event(kind: u32, vm: u32, kvm: u64, args: [u64; 5]) {
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
-        totals::count(|t| t.events_lost += 1);
+        cpu::count(|t| t.events_lost += 1);
         return;
     };
     let id = bpf_get_current_pid_tgid();
-    // SAFETY: the helper takes no argument.
-    let time_ns = unsafe { bpf_ktime_get_ns() };
-    entry.write(Event { kind, vm, time_ns, kvm, tgid: (id >> 32) as u32, tid: id as u32, args });
+    entry.write(Event {
+        kind,
+        vm,
+        time_ns: cpu::now_ns(),
+        kvm,
+        tgid: (id >> 32) as u32,
+        tid: id as u32,
+        args,
+    });
     entry.submit(0);
 }
 
@@ -44,8 +50,7 @@ pub fn vm_seen(kvm: u64, by: SeenBy) {
         SeenBy::Fault => (kvm, SEEN_FAULT_INTERVAL_NS),
         SeenBy::Call => (kvm | 1, SEEN_CALL_INTERVAL_NS),
     };
-    // SAFETY: the helper takes no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = cpu::now_ns();
     // SAFETY: the value is a u64 read in one load; a recycled element at worst delays one event.
     let last = unsafe { SEEN.get(key) }.copied();
     if let Some(last) = last
@@ -54,7 +59,7 @@ pub fn vm_seen(kvm: u64, by: SeenBy) {
         return;
     }
     if SEEN.insert(key, now, 0).is_err() {
-        totals::count(|t| t.table_full += 1);
+        cpu::count(|t| t.table_full += 1);
     }
     event(EVENT_VM_SEEN, NO_VM, kvm, [0; 5]);
 }

@@ -6,9 +6,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel, programs::RawTracePointContext};
-use imr_common::host_abi::{KernelLayout, NO_OFFSET, NO_VM};
-
-use crate::maps::{KVMS, TGIDS};
+use imr_common::host_abi::{KernelLayout, NO_OFFSET};
 
 /// Replaced by the loader.
 #[unsafe(no_mangle)]
@@ -67,21 +65,6 @@ pub fn memslots_of(kvm: u64) -> Option<u64> {
 pub fn generation_of(memslots: u64) -> Option<u64> {
     let generation: u64 = read(memslots, layout!(memslots_generation))?;
     Some(generation & !GENERATION_UPDATING)
-}
-
-/// Index of a registered VM.
-#[inline(always)]
-pub fn vm_of_kvm(kvm: u64) -> Option<u32> {
-    // SAFETY: the value is a u32 that user space writes once; a removed element reads as some VM index.
-    unsafe { KVMS.get(kvm) }.copied()
-}
-
-/// Index of the only registered VM of a process; `None` also when it has several.
-#[inline(always)]
-pub fn vm_of_tgid(tgid: u32) -> Option<u32> {
-    // SAFETY: as in `vm_of_kvm`.
-    let vm = unsafe { TGIDS.get(tgid) }.copied()?;
-    if vm == NO_VM { None } else { Some(vm) }
 }
 
 /// Argument `position` of a raw tracepoint; `None` when the loader has not found it.

@@ -10,13 +10,14 @@
 
 mod atomic;
 mod blocks;
+mod cpu;
 mod emit;
 mod fingerprint;
 mod kernel;
 mod maps;
 mod probes;
 mod slots;
-mod totals;
+mod vms;
 
 /// The verifier proves that no path gets here.
 #[panic_handler]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use imr_common::host_abi::{BlockRecord, MAX_VMS, SlotFact, Totals, VmRecord, VmSlots};
+use imr_common::host_abi::{BlockRecord, CpuRecord, MAX_VMS, SlotFact, VmRecord, VmSlots};
 
 /// Hypercalls, life cycle, slot changes: rare and must not be missed. Bytes.
 const EVENTS_BYTES: u32 = 1 << 20;
@@ -23,7 +23,7 @@ pub static BLOCKS: Array<BlockRecord> = Array::with_max_entries(1, BPF_F_MMAPABL
 #[map]
 pub static DIRTY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Counters of the registered VMs.
+/// Whose the registered VMs are, and their counters.
 #[map]
 pub static VMS: Array<VmRecord> = Array::with_max_entries(MAX_VMS, BPF_F_MMAPABLE);
 
@@ -43,9 +43,9 @@ pub static TGIDS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_VMS, 0);
 #[map]
 pub static LIMIT: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Counters of no VM in particular.
+/// Counters of no VM in particular, and what a CPU remembers.
 #[map]
-pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
+pub static CPUS: PerCpuArray<CpuRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// Events for user space.
 #[map]

@@ -5,13 +5,13 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use imr_common::host_abi::{
     BLOCK_ORDER, FRAMES_PER_BLOCK, MAX_SLOTS, MAX_UNMAP_BLOCKS, MAX_VMS, NO_VM, Slot, VmSlots, coarse,
 };
 
 use crate::{
-    atomic, blocks,
+    atomic, blocks, cpu,
     maps::{LIMIT, SEARCH, SLOTS, Search, VMS},
 };
 
@@ -30,7 +30,7 @@ struct Run {
     end: u64,
     /// `BLOCKS` index of guest-physical block zero, wrapping: the index of block `b` is this plus `b`.
     origin: u64,
-    /// CLOCK_MONOTONIC, ns.
+    /// CLOCK_MONOTONIC, ns; zero where it is not needed.
     now: u64,
 }
 
@@ -86,9 +86,7 @@ fn leaf(vm: u32, gfn: u64, level: u32) -> Option<Run> {
         }
         let slot = &slots.slots[index];
         if gfn.wrapping_sub(slot.base_gfn) < slot.npages {
-            // SAFETY: the helper takes no argument.
-            let now = unsafe { bpf_ktime_get_ns() };
-            return Some(Run { first, end: first + frames, origin: origin(slot), now });
+            return Some(Run { first, end: first + frames, origin: origin(slot), now: 0 });
         }
     }
     None
@@ -99,9 +97,12 @@ fn leaf(vm: u32, gfn: u64, level: u32) -> Option<Run> {
 pub fn mark_mapped(vm: u32, gfn: u64, level: u32) -> bool {
     let Some(mut run) = leaf(vm, gfn, level) else { return false };
     match level {
-        1 => blocks::map_frame(run.index(gfn), gfn % FRAMES_PER_BLOCK, run.now),
-        2 => blocks::map_all(run.turn(0), run.now),
-        _ => each_block(&mut run, map_one),
+        1 => blocks::map_frame(run.index(gfn), gfn % FRAMES_PER_BLOCK),
+        2 => blocks::map_all(run.turn(0), cpu::now_ns()),
+        _ => {
+            run.now = cpu::now_ns();
+            each_block(&mut run, map_one);
+        }
     }
     true
 }
@@ -121,6 +122,7 @@ pub fn mark_zapped(vm: u32, gfn: u64, level: u32) {
 #[inline(always)]
 pub fn mark_young(vm: u32, gfn: u64, level: u32) {
     let Some(mut run) = leaf(vm, gfn, level) else { return };
+    run.now = cpu::now_ns();
     if level <= 2 {
         blocks::set_young(run.index(gfn), coarse(run.now));
     } else {
@@ -220,8 +222,7 @@ struct RangeChange {
 /// Carries `change` out on every block of `vm` that lies in the host virtual range [`start`, `end`).
 #[inline(always)]
 pub fn change_hva(vm: u32, start: u64, end: u64, change: Change) -> Reached {
-    // SAFETY: the helper takes no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = cpu::now_ns();
     let mut range = RangeChange { vm, change, start, end, now, hit: 0, cut: 0 };
     // SAFETY: `change_slot` matches the callback's prototype and `range` outlives the call.
     unsafe { bpf_loop(MAX_SLOTS as u32, change_slot as *mut c_void, (&raw mut range).cast(), 0) };

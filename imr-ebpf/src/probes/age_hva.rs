@@ -15,9 +15,9 @@ use aya_ebpf::{
 
 use super::notifier;
 use crate::{
+    cpu,
     maps::AGING,
     slots::{self, Change, Owner},
-    totals,
 };
 
 #[kprobe]
@@ -53,7 +53,7 @@ fn age_notified(ctx: &ProbeContext) {
 
 #[inline(always)]
 fn age(tid: u32, vm: Option<u32>, start: u64, end: u64) {
-    totals::count(|t| t.ages += 1);
+    cpu::count(|t| t.ages += 1);
     // SAFETY: a u32 read in one load, of this thread's own element.
     let before = unsafe { AGING.get(tid) }.copied();
     let Some(vm) = vm else {
@@ -64,7 +64,7 @@ fn age(tid: u32, vm: Option<u32>, start: u64, end: u64) {
         return;
     };
     if before != Some(vm) && AGING.insert(tid, vm, 0).is_err() {
-        totals::count(|t| t.table_full += 1);
+        cpu::count(|t| t.table_full += 1);
     }
     slots::change_hva(vm, start, end, Change::Age);
 }

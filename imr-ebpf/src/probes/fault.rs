@@ -7,18 +7,17 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use imr_common::host_abi::EVENT_SLOTS_CHANGED;
 
 use crate::{
-    atomic,
+    atomic, cpu,
     emit::{self, SeenBy},
     kernel::{self, layout},
-    maps::VMS,
-    totals,
+    vms,
 };
 
 #[raw_tracepoint(tracepoint = "kvm_page_fault")]
 fn kvm_page_fault(ctx: RawTracePointContext) -> i32 {
-    totals::count(|t| t.page_faults += 1);
+    cpu::count(|t| t.page_faults += 1);
     if attribute(&ctx).is_none() {
-        totals::count(|t| t.page_faults_unattributed += 1);
+        cpu::count(|t| t.page_faults_unattributed += 1);
     }
     0
 }
@@ -27,11 +26,10 @@ fn kvm_page_fault(ctx: RawTracePointContext) -> i32 {
 fn attribute(ctx: &RawTracePointContext) -> Option<()> {
     let vcpu = kernel::argument(ctx, layout!(arg_fault_vcpu))?;
     let kvm = kernel::kvm_of_vcpu(vcpu)?;
-    let Some(vm) = kernel::vm_of_kvm(kvm) else {
+    let Some((vm, record)) = vms::of_kvm(kvm) else {
         emit::vm_seen(kvm, SeenBy::Fault);
         return None;
     };
-    let record = VMS.get_ptr_mut(vm)?;
     // SAFETY: a field of a map value that the verifier has seen to be there.
     atomic::add64(unsafe { &raw mut (*record).page_faults }, 1);
 

@@ -6,18 +6,16 @@ use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointConte
 use imr_common::guest_abi::HYPERCALL_NR;
 
 use crate::{
-    atomic,
-    kernel::{self, layout},
-    maps::{PENDING, Pending, VMS},
-    totals,
+    atomic, cpu,
+    kernel::layout,
+    maps::{PENDING, Pending},
+    vms,
 };
 
 #[raw_tracepoint(tracepoint = "kvm_hypercall")]
 fn kvm_hypercall(ctx: RawTracePointContext) -> i32 {
-    totals::count(|t| t.hypercalls += 1);
-    if let Some(vm) = kernel::vm_of_tgid(ctx.tgid())
-        && let Some(record) = VMS.get_ptr_mut(vm)
-    {
+    cpu::count(|t| t.hypercalls += 1);
+    if let Some((_, record)) = vms::of_process(ctx.tgid()) {
         // SAFETY: a field of a map value that the verifier has seen to be there.
         atomic::add64(unsafe { &raw mut (*record).hypercalls }, 1);
     }
@@ -30,13 +28,13 @@ fn kvm_hypercall(ctx: RawTracePointContext) -> i32 {
         // The kprobe at the entry of the function has left the vCPU; without it the return proves nothing.
         // SAFETY: the element is this thread's; LRU eviction in between loses this call, which the guest repeats.
         let Some(entry) = (unsafe { PENDING.get(tid) }) else {
-            totals::count(|t| t.calls_unproven += 1);
+            cpu::count(|t| t.calls_unproven += 1);
             return 0;
         };
         pending.vcpu = entry.vcpu;
     }
     if PENDING.insert(tid, pending, 0).is_err() {
-        totals::count(|t| t.table_full += 1);
+        cpu::count(|t| t.table_full += 1);
     }
     0
 }

@@ -8,18 +8,19 @@ use aya_ebpf::{EbpfContext, macros::kprobe, programs::ProbeContext};
 use imr_common::host_abi::NO_OFFSET;
 
 use crate::{
+    cpu,
     kernel::{self, layout},
     maps::NOTIFYING,
-    slots, totals,
+    slots, vms,
 };
 
 #[kprobe]
 fn notifier_start(ctx: ProbeContext) -> u32 {
-    totals::count(|t| t.unmaps += 1);
+    cpu::count(|t| t.unmaps += 1);
     if let Some(vm) = notified_vm(&ctx)
         && NOTIFYING.insert(ctx.pid(), vm, 0).is_err()
     {
-        totals::count(|t| t.table_full += 1);
+        cpu::count(|t| t.table_full += 1);
     }
     0
 }
@@ -45,5 +46,5 @@ pub(super) fn notified_vm(ctx: &ProbeContext) -> Option<u32> {
         return None;
     }
     let notifier = ctx.arg::<u64>(0)?;
-    kernel::vm_of_kvm(notifier.wrapping_sub(u64::from(offset)))
+    vms::of_kvm(notifier.wrapping_sub(u64::from(offset))).map(|(vm, _)| vm)
 }

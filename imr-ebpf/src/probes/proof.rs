@@ -7,7 +7,6 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::bpf_ktime_get_ns,
     macros::{kprobe, kretprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
@@ -17,12 +16,12 @@ use imr_common::{
 };
 
 use crate::{
-    atomic,
+    atomic, cpu,
     emit::{self, SeenBy},
     fingerprint,
     kernel::{self, layout},
-    maps::{PENDING, Pending, VMS},
-    totals,
+    maps::{PENDING, Pending},
+    vms,
 };
 
 /// Length of the rate limit's window, ns.
@@ -39,7 +38,7 @@ fn hypercall_entry(ctx: ProbeContext) -> u32 {
     }
     let pending = Pending { vcpu, op: 0, a1: 0, a2: 0, armed: 0 };
     if PENDING.insert(tid, pending, 0).is_err() {
-        totals::count(|t| t.table_full += 1);
+        cpu::count(|t| t.table_full += 1);
     }
     0
 }
@@ -54,7 +53,7 @@ fn hypercall_return(ctx: RetProbeContext) -> u32 {
         decide(pending.vcpu, &pending);
     } else {
         // Answered by the Xen or Hyper-V emulation, which has numbers of its own.
-        totals::count(|t| t.calls_unproven += 1);
+        cpu::count(|t| t.calls_unproven += 1);
     }
     0
 }
@@ -67,7 +66,7 @@ fn kvm_entry(ctx: RawTracePointContext) -> i32 {
     let _ = PENDING.remove(tid);
     match kernel::argument(&ctx, layout!(arg_entry_vcpu)) {
         Some(vcpu) => decide(vcpu, &pending),
-        None => totals::count(|t| t.calls_unproven += 1),
+        None => cpu::count(|t| t.calls_unproven += 1),
     }
     0
 }
@@ -76,29 +75,26 @@ fn kvm_entry(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn decide(vcpu: u64, call: &Pending) {
     let (Some(answer), Some(kvm)) = (kernel::rax_of_vcpu(vcpu), kernel::kvm_of_vcpu(vcpu)) else {
-        totals::count(|t| t.calls_unproven += 1);
+        cpu::count(|t| t.calls_unproven += 1);
         return;
     };
-    let record = match kernel::vm_of_kvm(kvm) {
-        Some(vm) => VMS.get_ptr_mut(vm).map(|record| (vm, record)),
-        None => None,
-    };
+    let vm = vms::of_kvm(kvm);
     if answer == RET_ENOSYS as u64 {
-        match record {
+        match vm {
             Some((vm, record)) => report(vm, kvm, record, call),
             None => {
-                totals::count(|t| t.calls_unattributed += 1);
+                cpu::count(|t| t.calls_unattributed += 1);
                 emit::vm_seen(kvm, SeenBy::Call);
             }
         }
     } else if answer as u32 == RET_EPERM as u32 {
         // The upper half is cut off for a caller in 32-bit mode.
-        if let Some((_, record)) = record {
+        if let Some((_, record)) = vm {
             // SAFETY: a field of a map value that the verifier has seen to be there.
             atomic::add64(unsafe { &raw mut (*record).denied_calls }, 1);
         }
     } else {
-        totals::count(|t| t.calls_unproven += 1);
+        cpu::count(|t| t.calls_unproven += 1);
     }
 }
 
@@ -111,8 +107,7 @@ fn report(vm: u32, kvm: u64, record: *mut VmRecord, call: &Pending) {
     let start = unsafe { &raw mut (*record).window_start_ns };
     // SAFETY: as above.
     let count = unsafe { &raw mut (*record).window_calls };
-    // SAFETY: the helper takes no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = cpu::now_ns();
     if now.wrapping_sub(atomic::load64(start)) >= SECOND_NS {
         // Two vCPUs may both begin the window: at worst it lets one call too many through.
         atomic::store64(start, now);

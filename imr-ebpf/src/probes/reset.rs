@@ -6,7 +6,6 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::bpf_ktime_get_ns,
     macros::{kprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext},
 };
@@ -16,9 +15,9 @@ use imr_common::host_abi::{
 };
 
 use crate::{
-    atomic, emit,
+    atomic, cpu, emit,
     kernel::{self, layout},
-    maps::VMS,
+    vms::{self, Vm},
 };
 
 /// `_IOW(KVMIO, 0xcd, struct kvm_sregs2)` (include/uapi/linux/kvm.h, x86).
@@ -57,7 +56,7 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> i32 {
         KVM_EXIT_SYSTEM_EVENT => RESET_SYSTEM_EVENT,
         _ => return 0,
     };
-    if let Some(vm) = kernel::vm_of_tgid(ctx.tgid()) {
+    if let Some(vm) = vms::of_process(ctx.tgid()) {
         reset(vm, 0, cause);
     }
     0
@@ -66,28 +65,25 @@ fn kvm_userspace_exit(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn reset_of_vcpu(vcpu: u64, cause: u64) {
     if let Some(kvm) = kernel::kvm_of_vcpu(vcpu)
-        && let Some(vm) = kernel::vm_of_kvm(kvm)
+        && let Some(vm) = vms::of_kvm(kvm)
     {
         reset(vm, kvm, cause);
     }
 }
 
 #[inline(always)]
-fn reset(vm: u32, kvm: u64, cause: u64) {
-    if let Some(record) = VMS.get_ptr_mut(vm) {
-        // SAFETY: a field of a map value that the verifier has seen to be there.
-        let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
-        if cause == RESET_SET_SREGS || cause == RESET_SET_SREGS2 {
-            // SAFETY: as above.
-            let told_ns = unsafe { &raw mut (*record).reset_told_ns };
-            // SAFETY: the helper takes no argument.
-            let now = unsafe { bpf_ktime_get_ns() };
-            // Two CPUs may both send one.
-            if now.wrapping_sub(atomic::load64(told_ns)) < RESET_EVENT_INTERVAL_NS {
-                return;
-            }
-            atomic::store64(told_ns, now);
+fn reset((vm, record): Vm, kvm: u64, cause: u64) {
+    // SAFETY: a field of a map value that the verifier has seen to be there.
+    let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
+    if cause == RESET_SET_SREGS || cause == RESET_SET_SREGS2 {
+        // SAFETY: as above.
+        let told_ns = unsafe { &raw mut (*record).reset_told_ns };
+        let now = cpu::now_ns();
+        // Two CPUs may both send one.
+        if now.wrapping_sub(atomic::load64(told_ns)) < RESET_EVENT_INTERVAL_NS {
+            return;
         }
-        emit::event(EVENT_RESET, vm, kvm, [before + 1, cause, 0, 0, 0]);
+        atomic::store64(told_ns, now);
     }
+    emit::event(EVENT_RESET, vm, kvm, [before + 1, cause, 0, 0, 0]);
 }

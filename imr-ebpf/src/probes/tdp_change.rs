@@ -12,9 +12,9 @@
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
-    atomic, kernel,
+    atomic, cpu,
     maps::{AGING, NOTIFYING, VMS},
-    slots, totals,
+    slots, vms,
 };
 
 /// SPTE_MMU_PRESENT_MASK (arch/x86/kvm/mmu/spte.h, 5.13 and later). The "removed"/"frozen" marker 0x5a0 lacks it.
@@ -48,11 +48,11 @@ fn kvm_tdp_mmu_spte_changed(ctx: RawTracePointContext) -> i32 {
         }
         return 0;
     }
-    totals::count(|t| t.sptes_zapped += 1);
+    cpu::count(|t| t.sptes_zapped += 1);
     // SAFETY: a u32 read in one load; a recycled element can only be another thread's VM index.
     let notifying = unsafe { NOTIFYING.get(ctx.pid()) }.copied();
-    let Some(vm) = notifying.or_else(|| kernel::vm_of_tgid(ctx.tgid())) else {
-        totals::count(|t| t.sptes_zapped_unattributed += 1);
+    let Some(vm) = notifying.or_else(|| vms::of_process(ctx.tgid()).map(|(vm, _)| vm)) else {
+        cpu::count(|t| t.sptes_zapped_unattributed += 1);
         return 0;
     };
     if let Some(record) = VMS.get_ptr_mut(vm) {

@@ -4,20 +4,20 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{
+    cpu,
     slots::{self, Owner},
-    totals,
 };
 
 #[raw_tracepoint(tracepoint = "kvm_unmap_hva_range")]
 fn kvm_unmap_hva_range(ctx: RawTracePointContext) -> i32 {
-    totals::count(|t| t.unmaps += 1);
+    cpu::count(|t| t.unmaps += 1);
     let start = ctx.arg::<u64>(0);
     let end = ctx.arg::<u64>(1);
     match slots::owner_of_hva(start, end) {
         Owner::One(vm) => {
             slots::unmap(vm, start, end);
         }
-        Owner::Ambiguous => totals::count(|t| t.unmaps_ambiguous += 1),
+        Owner::Ambiguous => cpu::count(|t| t.unmaps_ambiguous += 1),
         Owner::None => {}
     }
     0

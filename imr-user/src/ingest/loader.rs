@@ -182,7 +182,7 @@ impl Probes {
             blocks: self.take("BLOCKS")?,
             dirty: self.take("DIRTY")?,
             vms: self.take("VMS")?,
-            totals: self.take("TOTALS")?,
+            cpus: self.take("CPUS")?,
         };
         Tables::open(maps, self.blocks)
     }

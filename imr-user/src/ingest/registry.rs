@@ -93,21 +93,22 @@ impl Registry {
         };
         self.used[index as usize] = true;
         tables.reset_vm(index, facts.generation);
-        if let Err(error) = self.announce(&registration) {
+        if let Err(error) = self.announce(&registration, tables) {
             // The first failure is the one to tell of.
-            let _ = self.unregister(registration);
+            let _ = self.unregister(registration, tables);
             return Err(error);
         }
         Ok(registration)
     }
 
-    fn announce(&mut self, registration: &Registration) -> Result<(), IngestError> {
+    fn announce(&mut self, registration: &Registration, tables: &Tables) -> Result<(), IngestError> {
         self.write_slots(registration)?;
         self.write_limit()?;
         let index = registration.index;
         self.kvms.insert(registration.kvm, index, 0).map_err(|e| IngestError::map("KVMS", "insert", e))?;
+        tables.set_kvm(index, registration.kvm);
         self.by_tgid.entry(registration.tgid).or_default().push(index);
-        self.write_tgid(registration.tgid)
+        self.write_tgid(registration.tgid, tables)
     }
 
     /// Takes over a new layout of a registered VM. Slots that stayed as they were keep their records.
@@ -136,8 +137,10 @@ impl Registry {
     ///
     /// # Errors
     /// A table that cannot be written; the VM is forgotten all the same.
-    pub fn unregister(&mut self, registration: Registration) -> Result<(), IngestError> {
+    pub fn unregister(&mut self, registration: Registration, tables: &Tables) -> Result<(), IngestError> {
         let index = registration.index;
+        tables.set_kvm(index, 0);
+        tables.set_tgid(index, 0);
         if let Some(indices) = self.by_tgid.get_mut(&registration.tgid) {
             indices.retain(|other| *other != index);
             if indices.is_empty() {
@@ -148,7 +151,7 @@ impl Registry {
             Err(aya::maps::MapError::KeyNotFound) => Ok(()),
             removed => removed.map_err(|e| IngestError::map("KVMS", "remove", e)),
         };
-        let tgid = self.write_tgid(registration.tgid);
+        let tgid = self.write_tgid(registration.tgid, tables);
         let slots =
             self.slots.set(index, [0; SLOTS_WORDS], 0).map_err(|e| IngestError::map("SLOTS", "clear", e));
         self.used[index as usize] = false;
@@ -217,10 +220,16 @@ impl Registry {
     }
 
     /// A process with one VM is that VM; with several it is none of them.
-    fn write_tgid(&mut self, tgid: u32) -> Result<(), IngestError> {
+    fn write_tgid(&mut self, tgid: u32, tables: &Tables) -> Result<(), IngestError> {
         let vm = match self.by_tgid.get(&tgid).map(Vec::as_slice) {
-            Some([only]) => *only,
-            Some([_, _, ..]) => NO_VM,
+            Some([only]) => {
+                tables.set_tgid(*only, tgid);
+                *only
+            }
+            Some(several @ [_, _, ..]) => {
+                several.iter().for_each(|vm| tables.set_tgid(*vm, 0));
+                NO_VM
+            }
             Some([]) | None => {
                 return match self.tgids.remove(&tgid) {
                     Err(aya::maps::MapError::KeyNotFound) => Ok(()),

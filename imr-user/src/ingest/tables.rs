@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use imr_common::host_abi::{BLOCKS_PER_DIRTY_WORD, BlockRecord, FRAMES_PER_BLOCK, MAX_VMS, Totals, VmRecord};
+use imr_common::host_abi::{
+    BLOCKS_PER_DIRTY_WORD, BlockRecord, CpuRecord, FRAMES_PER_BLOCK, MAX_VMS, Totals, VmRecord,
+};
 
 use super::IngestError;
 use mapping::Mapping;
@@ -22,8 +24,14 @@ const BLOCK_WORDS: usize = size_of::<BlockRecord>() / 8;
 const MAPPED_WORDS: usize = FRAMES_PER_BLOCK as usize / 64;
 /// 64-bit words of a VM record.
 const VM_WORDS: usize = size_of::<VmRecord>() / 8;
-/// 64-bit words of the totals.
+/// 64-bit words of a CPU's record.
+const CPU_WORDS: usize = size_of::<CpuRecord>() / 8;
+/// 64-bit words of the totals, which come first in it.
 const TOTALS_WORDS: usize = size_of::<Totals>() / 8;
+/// Where the address of `struct kvm` is in a VM record.
+const KVM: usize = std::mem::offset_of!(VmRecord, kvm) / 8;
+/// Where its process is in a VM record.
+const TGID: usize = std::mem::offset_of!(VmRecord, tgid) / 8;
 /// Where the reset generation is in a VM record.
 const RESET_GENERATION: usize = std::mem::offset_of!(VmRecord, reset_generation) / 8;
 /// Word of `unmaps` in a VM's record.
@@ -43,7 +51,7 @@ struct Inner {
 }
 
 enum TotalsSource {
-    PerCpu(PerCpuArray<MapData, [u64; TOTALS_WORDS]>),
+    PerCpu(PerCpuArray<MapData, [u64; CPU_WORDS]>),
     /// Of tables that are no eBPF maps.
     Shared(Mapping),
 }
@@ -53,7 +61,7 @@ pub(super) struct TableMaps {
     pub(super) blocks: Map,
     pub(super) dirty: Map,
     pub(super) vms: Map,
-    pub(super) totals: Map,
+    pub(super) cpus: Map,
 }
 
 /// Words of the dirty map that `blocks` blocks need.
@@ -63,7 +71,7 @@ pub(super) fn dirty_words(blocks: u64) -> u64 {
 
 impl Tables {
     pub(super) fn open(maps: TableMaps, blocks: u64) -> Result<Self, IngestError> {
-        let totals = PerCpuArray::try_from(maps.totals).map_err(|e| IngestError::map("TOTALS", "open", e))?;
+        let totals = PerCpuArray::try_from(maps.cpus).map_err(|e| IngestError::map("CPUS", "open", e))?;
         let words = |count: u64, record: usize| {
             usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(record / size_of::<u64>())
         };
@@ -82,22 +90,24 @@ impl Tables {
     pub fn vm(&self, index: u32) -> VmRecord {
         let word = |at| self.0.vms.load(index as usize * VM_WORDS + at);
         VmRecord {
-            page_faults: word(0),
-            sptes_set: word(1),
-            sptes_zapped: word(2),
-            unmaps: word(3),
-            long_unmaps: word(4),
-            hypercalls: word(5),
-            calls: word(6),
-            denied_calls: word(7),
-            limited_calls: word(8),
-            reset_generation: word(9),
-            memslots_generation: word(10),
-            window_start_ns: word(11),
-            window_calls: word(12),
-            last_unmap_ns: word(13),
-            reset_told_ns: word(14),
-            reserved: word(15),
+            kvm: word(0),
+            tgid: word(1),
+            memslots_generation: word(2),
+            page_faults: word(3),
+            sptes_set: word(4),
+            sptes_zapped: word(5),
+            unmaps: word(6),
+            long_unmaps: word(7),
+            hypercalls: word(8),
+            calls: word(9),
+            denied_calls: word(10),
+            limited_calls: word(11),
+            reset_generation: word(12),
+            window_start_ns: word(13),
+            window_calls: word(14),
+            last_unmap_ns: word(15),
+            reset_told_ns: word(16),
+            reserved: std::array::from_fn(|at| word(17 + at)),
         }
     }
 
@@ -205,6 +215,16 @@ impl Tables {
         self.set_memslots_generation(index, memslots_generation);
     }
 
+    /// Says whose the VM is: the address of its `struct kvm`. Zero: nobody's.
+    pub(super) fn set_kvm(&self, index: u32, kvm: u64) {
+        self.0.vms.store(index as usize * VM_WORDS + KVM, kvm);
+    }
+
+    /// Says whose only VM it is: its process. Zero: nobody's.
+    pub(super) fn set_tgid(&self, index: u32, tgid: u32) {
+        self.0.vms.store(index as usize * VM_WORDS + TGID, u64::from(tgid));
+    }
+
     /// Says which slots are known, so that the fault probe tells of the next change.
     pub(super) fn set_memslots_generation(&self, index: u32, generation: u64) {
         self.0.vms.store(index as usize * VM_WORDS + MEMSLOTS_GENERATION, generation);
@@ -224,7 +244,7 @@ impl Tables {
                     }
                 }
                 // The only element of an array map: looking it up has no way to fail but a lack of memory.
-                Err(error) => log::error!("eBPF map TOTALS, look up: {error}"),
+                Err(error) => log::error!("eBPF map CPUS, look up: {error}"),
             },
             TotalsSource::Shared(words) => {
                 for (sum, word) in sums.iter_mut().zip(words.words()) {

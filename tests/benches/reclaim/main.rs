@@ -33,8 +33,6 @@ use report::{Report, Way};
 const ROUNDS: u64 = 20;
 /// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
 const HUGE_ROUNDS: u64 = 4;
-/// Turns with and without imr for each such pair: 1 in so many.
-const PROBE_ROUNDS: u64 = 2;
 /// Ranges written to swap.
 const SWAP_ROUNDS: u64 = 5;
 /// How long KSM is waited for.
@@ -108,8 +106,8 @@ fn measure(rounds: u64, bin_dir: &std::path::Path) -> Result<Report> {
         inject("inject", Backing::Private4k, 1.25, rounds)?,
         inject("inject_2m", Backing::Private2m, f64::INFINITY, huge)?,
     ];
-    eprintln!("probes: {} turns with imr, as many without", rounds.div_ceil(PROBE_ROUNDS));
-    let cost = probes::cost(bin_dir, rounds.div_ceil(PROBE_ROUNDS))?;
+    eprintln!("probes: {rounds} samples of two turns with imr and two without");
+    let cost = probes::cost(bin_dir, rounds)?;
     Ok(Report { ways, cost, peers: peers()? })
 }
 

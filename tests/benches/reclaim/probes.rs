@@ -20,11 +20,14 @@ use crate::undo::Change;
 
 /// What is touched in one go.
 const TOUCHED: Ranges = Ranges { first: DATA_GPA, bytes: 32 << 20, distance: 32 << 20, count: 1 };
-/// First touches of it in each turn, and those that only warm up.
-const BATCHES: u64 = 8;
-const WARM_UP: u64 = 2;
+/// First touches of it in each turn, and those that only warm up. Turns are short, so that what else the machine does meets
+/// neighbours alike.
+const BATCHES: u64 = 4;
+const WARM_UP: u64 = 1;
 /// Passes over the mapped pages in each turn.
-const PASSES: u64 = 2000;
+const PASSES: u64 = 400;
+/// The turns of a sample, with imr or without: what changes steadily meanwhile is the same for both.
+const TURNS: [bool; 4] = [true, false, false, true];
 
 /// What was measured.
 #[derive(Debug, Clone, Default)]
@@ -41,38 +44,38 @@ pub(crate) struct Cost {
     pub(crate) events_per_touch: f64,
 }
 
-/// One turn: ns for a first touch by the clock and of the thread, ns for a touch of a mapped page.
-struct Turn {
+/// Turns: ns for a first touch by the clock and of the thread, ns for a touch of a mapped page; their sums.
+#[derive(Default)]
+struct Turns {
     first: f64,
     first_cpu: f64,
     mapped: f64,
 }
 
-/// Measures so many pairs of turns. `bin_dir`: where `imr` is.
+/// Takes so many samples. `bin_dir`: where `imr` is.
 pub(crate) fn cost(bin_dir: &Path, rounds: u64) -> Result<Cost> {
     let mut host = start(Backing::Shared4k, TOUCHED)?;
     let mut cost = Cost::default();
     let (mut events, mut touches) = (0, 0);
     for round in 0..rounds {
-        let mut with = None;
-        let mut without = None;
-        for imr in [round % 2 == 0, round % 2 != 0] {
-            if imr {
+        let (mut with, mut without) = (Turns::default(), Turns::default());
+        for outer in TURNS {
+            // Each way is the outer one in every other sample.
+            if outer == (round % 2 == 0) {
                 let imr = Imr::start(bin_dir, &host)?;
-                with = Some(turn(&mut host)?);
+                with.take(&mut host)?;
                 events += imr.stop()?;
                 touches += (WARM_UP + BATCHES) * (TOUCHED.total() / FRAME);
             } else {
-                without = Some(turn(&mut host)?);
+                without.take(&mut host)?;
             }
         }
-        let (Some(with), Some(without)) = (with, without) else { continue };
         // A rate that is lower by so much: 1 - rate with / rate without.
         let percent = |with: f64, without: f64| (1.0 - without / with) * 100.0;
         cost.first_percent.add(percent(with.first, without.first));
         cost.first_cpu_percent.add(percent(with.first_cpu, without.first_cpu));
         cost.mapped_percent.add(percent(with.mapped, without.mapped));
-        cost.first_per_s.add(1e9 / without.first);
+        cost.first_per_s.add(1e9 * (TURNS.len() / 2) as f64 / without.first);
     }
     cost.events_per_touch = events as f64 / touches as f64;
     // A slowdown of probes that never fire says nothing.
@@ -80,20 +83,24 @@ pub(crate) fn cost(bin_dir: &Path, rounds: u64) -> Result<Cost> {
     Ok(cost)
 }
 
-fn turn(host: &mut Host) -> Result<Turn> {
-    let pages = (TOUCHED.total() / FRAME) as f64;
-    let (mut first, mut first_cpu) = (Samples::default(), Samples::default());
-    for batch in 0..WARM_UP + BATCHES {
-        punch_bare(host, TOUCHED)?;
-        let took = host.touch(TOUCHED)?;
-        if batch >= WARM_UP {
-            first.add(took.wall_ns as f64 / pages);
-            first_cpu.add(took.cpu_ns as f64 / pages);
+impl Turns {
+    /// One more.
+    fn take(&mut self, host: &mut Host) -> Result<()> {
+        let pages = (TOUCHED.total() / FRAME) as f64;
+        let (mut first, mut first_cpu) = (Samples::default(), Samples::default());
+        for batch in 0..WARM_UP + BATCHES {
+            punch_bare(host, TOUCHED)?;
+            let took = host.touch(TOUCHED)?;
+            if batch >= WARM_UP {
+                first.add(took.wall_ns as f64 / pages);
+                first_cpu.add(took.cpu_ns as f64 / pages);
+            }
         }
+        self.first += first.median();
+        self.first_cpu += first_cpu.median();
+        self.mapped += host.touch_again(TOUCHED, PASSES)?.wall_ns as f64 / pages / PASSES as f64;
+        Ok(())
     }
-    let took = host.touch_again(TOUCHED, PASSES)?;
-    let mapped = took.wall_ns as f64 / pages / PASSES as f64;
-    Ok(Turn { first: first.median(), first_cpu: first_cpu.median(), mapped })
 }
 
 /// A running `imr run --observe`.

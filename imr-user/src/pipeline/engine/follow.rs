@@ -159,7 +159,7 @@ impl Engine {
         self.schedule.forget(id);
         self.correlator.unregister(vm.registration.index());
         add_to_summary(&mut self.totals_of_ended, &vm);
-        if let Err(error) = self.registry.unregister(vm.registration) {
+        if let Err(error) = self.registry.unregister(vm.registration, &self.tables) {
             self.tell(None, Happened::Problem { what: error.to_string() });
         }
     }
