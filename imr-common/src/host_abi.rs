@@ -103,7 +103,9 @@ pub struct VmRecord {
     /// Kernel address of `struct kvm`, written by user space. Zero: not registered.
     pub kvm: u64,
     /// Its process, where it is the only registered VM of it, written by user space. Zero otherwise.
-    pub tgid: u64,
+    pub tgid: u32,
+    /// Index of this record, written by user space.
+    pub index: u32,
     /// `kvm->memslots[0]->generation` last seen by the fault probe.
     pub memslots_generation: u64,
     /// `kvm_page_fault` events, MMIO included.
@@ -179,7 +181,9 @@ pub struct CpuRecord {
     /// Counters.
     pub totals: Totals,
     /// Index of the VM of the newest event on this CPU: most likely that of the next one too.
-    pub newest_vm: u64,
+    pub newest_vm: u32,
+    /// Zero.
+    pub pad: u32,
     /// `jiffies64` at the newest event that looked at it.
     pub jiffies: u64,
     /// CLOCK_MONOTONIC at the first such event of that jiffy, ns.

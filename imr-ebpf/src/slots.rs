@@ -12,7 +12,8 @@ use imr_common::host_abi::{
 
 use crate::{
     atomic, blocks, cpu,
-    maps::{LIMIT, SEARCH, SLOTS, Search, VMS},
+    maps::{LIMIT, SEARCH, SLOTS, Search},
+    vms::{self, field},
 };
 
 /// log2 of the bytes in a frame.
@@ -263,17 +264,14 @@ extern "C" fn change_slot(turn: u64, range: *mut c_void) -> i64 {
 pub fn unmap(vm: u32, start: u64, end: u64) -> bool {
     let reached = change_hva(vm, start, end, Change::Unmap);
     if reached.hit
-        && let Some(record) = VMS.get_ptr_mut(vm)
+        && let Some(vm) = vms::at(vm)
     {
-        // SAFETY: a field of a map value that the verifier has seen to be there.
-        atomic::add64(unsafe { &raw mut (*record).unmaps }, 1);
+        atomic::add64(field!(vm, unmaps), 1);
         if reached.cut {
-            // SAFETY: as above.
-            atomic::add64(unsafe { &raw mut (*record).long_unmaps }, 1);
+            atomic::add64(field!(vm, long_unmaps), 1);
         }
         // Two CPUs at once: the earlier time may be the one that stays.
-        // SAFETY: as above.
-        atomic::store64(unsafe { &raw mut (*record).last_unmap_ns }, reached.now);
+        atomic::store64(field!(vm, last_unmap_ns), reached.now);
     }
     reached.hit
 }

@@ -10,7 +10,7 @@ use crate::{
     atomic, cpu,
     emit::{self, SeenBy},
     kernel::{self, layout},
-    vms,
+    vms::{self, field},
 };
 
 #[raw_tracepoint(tracepoint = "kvm_page_fault")]
@@ -26,18 +26,17 @@ fn kvm_page_fault(ctx: RawTracePointContext) -> i32 {
 fn attribute(ctx: &RawTracePointContext) -> Option<()> {
     let vcpu = kernel::argument(ctx, layout!(arg_fault_vcpu))?;
     let kvm = kernel::kvm_of_vcpu(vcpu)?;
-    let Some((vm, record)) = vms::of_kvm(kvm) else {
+    let Some(vm) = vms::of_kvm(kvm) else {
         emit::vm_seen(kvm, SeenBy::Fault);
         return None;
     };
-    // SAFETY: a field of a map value that the verifier has seen to be there.
-    atomic::add64(unsafe { &raw mut (*record).page_faults }, 1);
+    atomic::add64(field!(vm, page_faults), 1);
 
     let generation = kernel::generation_of(kernel::memslots_of(kvm)?)?;
-    // SAFETY: as above.
-    let seen = unsafe { &raw mut (*record).memslots_generation };
+    let seen = field!(vm, memslots_generation);
     // The exchange makes one of the vCPUs that see the change at once the one that tells.
     if atomic::load64(seen) != generation && atomic::exchange64(seen, generation) != generation {
+        let vm = vms::index(vm);
         aya_log_ebpf::debug!(ctx, "vm {}: memslots generation {}", vm, generation);
         emit::event(EVENT_SLOTS_CHANGED, vm, kvm, [generation, 0, 0, 0, 0]);
     }

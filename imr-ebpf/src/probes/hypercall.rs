@@ -9,15 +9,14 @@ use crate::{
     atomic, cpu,
     kernel::layout,
     maps::{PENDING, Pending},
-    vms,
+    vms::{self, field},
 };
 
 #[raw_tracepoint(tracepoint = "kvm_hypercall")]
 fn kvm_hypercall(ctx: RawTracePointContext) -> i32 {
     cpu::count(|t| t.hypercalls += 1);
-    if let Some((_, record)) = vms::of_process(ctx.tgid()) {
-        // SAFETY: a field of a map value that the verifier has seen to be there.
-        atomic::add64(unsafe { &raw mut (*record).hypercalls }, 1);
+    if let Some(vm) = vms::of_process(ctx.tgid()) {
+        atomic::add64(field!(vm, hypercalls), 1);
     }
     if ctx.arg::<u64>(0) != HYPERCALL_NR {
         return 0;

@@ -46,5 +46,5 @@ pub(super) fn notified_vm(ctx: &ProbeContext) -> Option<u32> {
         return None;
     }
     let notifier = ctx.arg::<u64>(0)?;
-    vms::of_kvm(notifier.wrapping_sub(u64::from(offset))).map(|(vm, _)| vm)
+    vms::of_kvm(notifier.wrapping_sub(u64::from(offset))).map(vms::index)
 }

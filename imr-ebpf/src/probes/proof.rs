@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use imr_common::{
     guest_abi::{HYPERCALL_NR, RET_ENOSYS, RET_EPERM},
-    host_abi::{CALLS_PER_SECOND, EVENT_CALL, VmRecord},
+    host_abi::{CALLS_PER_SECOND, EVENT_CALL},
 };
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     fingerprint,
     kernel::{self, layout},
     maps::{PENDING, Pending},
-    vms,
+    vms::{self, Vm, field},
 };
 
 /// Length of the rate limit's window, ns.
@@ -81,7 +81,7 @@ fn decide(vcpu: u64, call: &Pending) {
     let vm = vms::of_kvm(kvm);
     if answer == RET_ENOSYS as u64 {
         match vm {
-            Some((vm, record)) => report(vm, kvm, record, call),
+            Some(vm) => report(vm, kvm, call),
             None => {
                 cpu::count(|t| t.calls_unattributed += 1);
                 emit::vm_seen(kvm, SeenBy::Call);
@@ -89,9 +89,8 @@ fn decide(vcpu: u64, call: &Pending) {
         }
     } else if answer as u32 == RET_EPERM as u32 {
         // The upper half is cut off for a caller in 32-bit mode.
-        if let Some((_, record)) = vm {
-            // SAFETY: a field of a map value that the verifier has seen to be there.
-            atomic::add64(unsafe { &raw mut (*record).denied_calls }, 1);
+        if let Some(vm) = vm {
+            atomic::add64(field!(vm, denied_calls), 1);
         }
     } else {
         cpu::count(|t| t.calls_unproven += 1);
@@ -100,13 +99,10 @@ fn decide(vcpu: u64, call: &Pending) {
 
 /// Sends a proven call, unless the VM has had its share of this second.
 #[inline(always)]
-fn report(vm: u32, kvm: u64, record: *mut VmRecord, call: &Pending) {
-    // SAFETY: a field of a map value that the verifier has seen to be there.
-    atomic::add64(unsafe { &raw mut (*record).calls }, 1);
-    // SAFETY: as above.
-    let start = unsafe { &raw mut (*record).window_start_ns };
-    // SAFETY: as above.
-    let count = unsafe { &raw mut (*record).window_calls };
+fn report(vm: Vm, kvm: u64, call: &Pending) {
+    atomic::add64(field!(vm, calls), 1);
+    let start = field!(vm, window_start_ns);
+    let count = field!(vm, window_calls);
     let now = cpu::now_ns();
     if now.wrapping_sub(atomic::load64(start)) >= SECOND_NS {
         // Two vCPUs may both begin the window: at worst it lets one call too many through.
@@ -114,12 +110,10 @@ fn report(vm: u32, kvm: u64, record: *mut VmRecord, call: &Pending) {
         atomic::store64(count, 0);
     }
     if atomic::fetch_add64(count, 1) >= CALLS_PER_SECOND {
-        // SAFETY: as above.
-        atomic::add64(unsafe { &raw mut (*record).limited_calls }, 1);
+        atomic::add64(field!(vm, limited_calls), 1);
         return;
     }
-    // SAFETY: as above.
-    let generation = atomic::load64(unsafe { &raw const (*record).reset_generation });
+    let generation = atomic::load64(field!(vm, reset_generation));
     let fingerprint = fingerprint::of_current();
-    emit::event(EVENT_CALL, vm, kvm, [call.op, call.a1, call.a2, generation, fingerprint]);
+    emit::event(EVENT_CALL, vms::index(vm), kvm, [call.op, call.a1, call.a2, generation, fingerprint]);
 }

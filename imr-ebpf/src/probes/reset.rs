@@ -17,7 +17,7 @@ use imr_common::host_abi::{
 use crate::{
     atomic, cpu, emit,
     kernel::{self, layout},
-    vms::{self, Vm},
+    vms::{self, Vm, field},
 };
 
 /// `_IOW(KVMIO, 0xcd, struct kvm_sregs2)` (include/uapi/linux/kvm.h, x86).
@@ -72,12 +72,10 @@ fn reset_of_vcpu(vcpu: u64, cause: u64) {
 }
 
 #[inline(always)]
-fn reset((vm, record): Vm, kvm: u64, cause: u64) {
-    // SAFETY: a field of a map value that the verifier has seen to be there.
-    let before = atomic::fetch_add64(unsafe { &raw mut (*record).reset_generation }, 1);
+fn reset(vm: Vm, kvm: u64, cause: u64) {
+    let before = atomic::fetch_add64(field!(vm, reset_generation), 1);
     if cause == RESET_SET_SREGS || cause == RESET_SET_SREGS2 {
-        // SAFETY: as above.
-        let told_ns = unsafe { &raw mut (*record).reset_told_ns };
+        let told_ns = field!(vm, reset_told_ns);
         let now = cpu::now_ns();
         // Two CPUs may both send one.
         if now.wrapping_sub(atomic::load64(told_ns)) < RESET_EVENT_INTERVAL_NS {
@@ -85,5 +83,5 @@ fn reset((vm, record): Vm, kvm: u64, cause: u64) {
         }
         atomic::store64(told_ns, now);
     }
-    emit::event(EVENT_RESET, vm, kvm, [before + 1, cause, 0, 0, 0]);
+    emit::event(EVENT_RESET, vms::index(vm), kvm, [before + 1, cause, 0, 0, 0]);
 }

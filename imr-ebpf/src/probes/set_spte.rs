@@ -3,19 +3,22 @@
 
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{atomic, cpu, slots, vms};
+use crate::{
+    atomic, cpu, slots,
+    vms::{self, field},
+};
 
 #[raw_tracepoint(tracepoint = "kvm_mmu_set_spte")]
 fn kvm_mmu_set_spte(ctx: RawTracePointContext) -> i32 {
     cpu::count(|t| t.sptes_set += 1);
     let level = ctx.arg::<u32>(0);
     let gfn = ctx.arg::<u64>(1);
-    let Some((vm, record)) = vms::of_process(ctx.tgid()) else {
+    let Some(vm) = vms::of_process(ctx.tgid()) else {
         cpu::count(|t| t.sptes_set_unattributed += 1);
         return 0;
     };
-    // SAFETY: a field of a map value that the verifier has seen to be there.
-    atomic::add64(unsafe { &raw mut (*record).sptes_set }, 1);
+    atomic::add64(field!(vm, sptes_set), 1);
+    let vm = vms::index(vm);
     if !slots::mark_mapped(vm, gfn, level) {
         aya_log_ebpf::debug!(&ctx, "vm {}: gfn {:x} level {} is in no followed slot", vm, gfn, level);
     }

@@ -13,8 +13,9 @@ use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointConte
 
 use crate::{
     atomic, cpu,
-    maps::{AGING, NOTIFYING, VMS},
-    slots, vms,
+    maps::{AGING, NOTIFYING},
+    slots,
+    vms::{self, field},
 };
 
 /// SPTE_MMU_PRESENT_MASK (arch/x86/kvm/mmu/spte.h, 5.13 and later). The "removed"/"frozen" marker 0x5a0 lacks it.
@@ -51,15 +52,16 @@ fn kvm_tdp_mmu_spte_changed(ctx: RawTracePointContext) -> i32 {
     cpu::count(|t| t.sptes_zapped += 1);
     // SAFETY: a u32 read in one load; a recycled element can only be another thread's VM index.
     let notifying = unsafe { NOTIFYING.get(ctx.pid()) }.copied();
-    let Some(vm) = notifying.or_else(|| vms::of_process(ctx.tgid()).map(|(vm, _)| vm)) else {
+    let vm = match notifying {
+        Some(index) => vms::at(index),
+        None => vms::of_process(ctx.tgid()),
+    };
+    let Some(vm) = vm else {
         cpu::count(|t| t.sptes_zapped_unattributed += 1);
         return 0;
     };
-    if let Some(record) = VMS.get_ptr_mut(vm) {
-        // SAFETY: a field of a map value that the verifier has seen to be there.
-        atomic::add64(unsafe { &raw mut (*record).sptes_zapped }, 1);
-    }
-    slots::mark_zapped(vm, gfn, level);
+    atomic::add64(field!(vm, sptes_zapped), 1);
+    slots::mark_zapped(vms::index(vm), gfn, level);
     0
 }
 

@@ -10,7 +10,7 @@ use imr_common::host_abi::{BLOCK_ORDER, MAX_SLOTS, MAX_VMS, NO_VM, VmSlots};
 
 use super::IngestError;
 use super::discovery::{FoundSlot, VmFacts};
-use super::tables::Tables;
+use super::tables::{Tables, whole};
 
 /// 64-bit words of [`VmSlots`]: the count, then four a slot.
 const SLOTS_WORDS: usize = size_of::<VmSlots>() / 8;
@@ -208,8 +208,7 @@ impl Registry {
         }
         self.slots.set(index, words, 0).map_err(failed)?;
         // `count` and its padding share the first word.
-        let [a, b, c, d] = count.to_ne_bytes();
-        words[0] = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
+        words[0] = whole([count, 0]);
         self.slots.set(index, words, 0).map_err(failed)
     }
 

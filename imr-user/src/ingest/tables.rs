@@ -30,7 +30,7 @@ const CPU_WORDS: usize = size_of::<CpuRecord>() / 8;
 const TOTALS_WORDS: usize = size_of::<Totals>() / 8;
 /// Where the address of `struct kvm` is in a VM record.
 const KVM: usize = std::mem::offset_of!(VmRecord, kvm) / 8;
-/// Where its process is in a VM record.
+/// Where its process and its index are in a VM record.
 const TGID: usize = std::mem::offset_of!(VmRecord, tgid) / 8;
 /// Where the reset generation is in a VM record.
 const RESET_GENERATION: usize = std::mem::offset_of!(VmRecord, reset_generation) / 8;
@@ -91,7 +91,8 @@ impl Tables {
         let word = |at| self.0.vms.load(index as usize * VM_WORDS + at);
         VmRecord {
             kvm: word(0),
-            tgid: word(1),
+            tgid: halves(word(1))[0],
+            index: halves(word(1))[1],
             memslots_generation: word(2),
             page_faults: word(3),
             sptes_set: word(4),
@@ -208,7 +209,8 @@ impl Tables {
     pub(super) fn reset_vm(&self, index: u32, memslots_generation: u64) {
         let start = index as usize * VM_WORDS;
         let reset_generation = self.reset_generation(index);
-        for word in (0..VM_WORDS).filter(|word| *word != RESET_GENERATION) {
+        self.set_tgid(index, 0);
+        for word in (0..VM_WORDS).filter(|word| ![RESET_GENERATION, TGID].contains(word)) {
             self.0.vms.store(start + word, 0);
         }
         self.0.vms.store(start + RESET_GENERATION, reset_generation + 1);
@@ -222,7 +224,7 @@ impl Tables {
 
     /// Says whose only VM it is: its process. Zero: nobody's.
     pub(super) fn set_tgid(&self, index: u32, tgid: u32) {
-        self.0.vms.store(index as usize * VM_WORDS + TGID, u64::from(tgid));
+        self.0.vms.store(index as usize * VM_WORDS + TGID, whole([tgid, index]));
     }
 
     /// Says which slots are known, so that the fault probe tells of the next change.
@@ -291,6 +293,12 @@ impl Tables {
 fn halves(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+/// The word that these fields are in memory order.
+pub(super) fn whole([first, second]: [u32; 2]) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[cfg(test)]

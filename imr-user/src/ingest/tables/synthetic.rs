@@ -13,7 +13,7 @@ use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 
 use super::{
     BLOCK_WORDS, Inner, Mapping, RESET_GENERATION, TOTALS_WORDS, Tables, TotalsSource, VM_WORDS, dirty_words,
-    halves,
+    halves, whole,
 };
 use crate::ingest::IngestError;
 
@@ -133,12 +133,10 @@ impl Tables {
         let Some(words) = self.block_words(index) else { return };
         let merged = |word| {
             let [young, age] = halves(word);
-            let [young, age] = match scan {
+            whole(match scan {
                 Scan::Young => [time, age],
                 Scan::Age => [young, time],
-            };
-            let ([a, b, c, d], [e, f, g, h]) = (young.to_ne_bytes(), age.to_ne_bytes());
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+            })
         };
         // The eBPF side exchanges 32 bits; the same word is one atomic here.
         let changed = words[LAST_SCANS].fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| {
