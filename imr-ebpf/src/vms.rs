@@ -34,7 +34,9 @@ pub fn index(vm: Vm) -> u32 {
 /// The only registered VM of a process; `None` also when it has several.
 #[inline(always)]
 pub fn of_process(tgid: u32) -> Option<Vm> {
-    if let Some(newest) = newest()
+    // Zero is nobody's in a record, and the idle task's otherwise.
+    if tgid != 0
+        && let Some(newest) = newest()
         && atomic::load32(field!(newest, tgid)) == tgid
     {
         return Some(newest);
@@ -49,7 +51,8 @@ pub fn of_process(tgid: u32) -> Option<Vm> {
 /// The registered VM of a `struct kvm`.
 #[inline(always)]
 pub fn of_kvm(kvm: u64) -> Option<Vm> {
-    if let Some(newest) = newest()
+    if kvm != 0
+        && let Some(newest) = newest()
         && atomic::load64(field!(newest, kvm)) == kvm
     {
         return Some(newest);

@@ -27,7 +27,7 @@ available_mib() { echo $(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/
 # churner N: churns in guest N until END is there.
 churner() {
     while [ ! -e "$END" ]; do
-        guest run -t 200 "$1" imr-testtool churn --mib "$MIB" --rounds 4 --wait-ms 2500 >>"$ROOT/tmp/churn.$1" 2>&1 || {
+        guest run -t 200 "$1" imr-testtool churn --mib "$MIB" --rounds 2 --wait-ms 2500 >>"$ROOT/tmp/churn.$1" 2>&1 || {
             echo $? >"$ROOT/tmp/churn.$1.failed"
             return 1
         }

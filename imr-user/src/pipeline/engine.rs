@@ -79,6 +79,7 @@ pub(super) struct Engine {
     vms: BTreeMap<VmId, FollowedVm>,
     /// Files that were looked at and are no VM to follow, so that each is said once.
     refused_files: HashSet<(Pid, u32, u64)>,
+    unknown: follow::Unknown,
     /// VMs that were found and are being looked at, by the address of their `struct kvm`.
     looking_at: HashSet<u64>,
     looks_in: UnboundedSender<Looked>,
@@ -158,6 +159,7 @@ impl Engine {
             correlator: Correlator::default(),
             vms: BTreeMap::new(),
             refused_files: HashSet::new(),
+            unknown: follow::Unknown::default(),
             looking_at: HashSet::new(),
             looks_in,
             looks,
@@ -182,12 +184,10 @@ impl Engine {
             started: Instant::now(),
             sequence: 0,
         };
-        let pids = engine.config.pids.clone();
-        if pids.is_empty() {
-            engine.discover(None);
-        }
-        for pid in pids {
-            engine.discover(Some(pid));
+        if engine.config.pids.is_empty() {
+            engine.discover_all();
+        } else {
+            engine.discover_unknown(engine.config.pids.clone());
         }
         Ok(engine)
     }
@@ -252,6 +252,7 @@ impl Engine {
                 _ = slots.tick() => {
                     self.vms.values_mut().for_each(|vm| vm.follow_resets(&self.tables));
                     self.follow_slot_changes();
+                    self.discover_unknown([]);
                 }
                 _ = round.tick() => self.start_round(),
                 _ = feel.tick() => self.feel_pressure(),
@@ -273,7 +274,7 @@ impl Engine {
             Observation::Called(vm, call) => self.call(vm, call),
             Observation::UnknownVm { pid, .. } => {
                 if self.config.pids.is_empty() || self.config.pids.contains(&pid) {
-                    self.discover(Some(pid));
+                    self.discover_unknown([pid]);
                 }
             }
             Observation::SlotsChanged(vm) => {

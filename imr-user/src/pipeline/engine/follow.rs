@@ -3,6 +3,7 @@
 //! What is mapped behind a VM's slots is read off the loop, a VM at a time each: that walks the VMM's page tables, and waits
 //! for whoever changes its mappings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::clock;
@@ -22,6 +23,22 @@ use crate::model::snapshot::ReclaimStatus;
 /// one as often as it likes.
 const COSTS_BETWEEN: u64 = 20;
 
+/// Processes in which a VM was noticed that is not followed, to be looked for together.
+#[derive(Default)]
+pub(super) struct Unknown {
+    pids: BTreeSet<Pid>,
+    /// When the next walk may be, ns.
+    from_ns: u64,
+}
+
+impl Unknown {
+    /// A look for them, or at one of them, has cost so much, ns.
+    fn paid(&mut self, cost_ns: u64) {
+        let from_ns = clock::monotonic_ns().saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN));
+        self.from_ns = self.from_ns.max(from_ns);
+    }
+}
+
 /// What is mapped behind a VM's slots, read off the loop.
 pub(super) struct Looked {
     /// The VM, where it is followed already.
@@ -38,13 +55,35 @@ struct Seen {
 }
 
 impl Engine {
-    /// Finds the VMs of one process, or of all, and looks at those that are new.
-    pub(super) fn discover(&mut self, pid: Option<Pid>) {
-        let files = match discovery::kvm_vm_files(pid) {
-            Ok(files) => files,
-            Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
-        };
-        let found = match discovery::walk(&mut self.probes, &files) {
+    /// Finds the VMs of all processes and looks at those that are new.
+    pub(super) fn discover_all(&mut self) {
+        match discovery::kvm_vm_files(None) {
+            Ok(files) => self.walk(&files),
+            Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),
+        }
+    }
+
+    /// Finds the VMs of these processes and of those that still wait for it, all in one walk, which passes all open files of
+    /// the machine. A guest whose VM cannot be followed is noticed again and again, so there is a time to wait after each.
+    pub(super) fn discover_unknown(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        self.unknown.pids.extend(pids);
+        let start_ns = clock::monotonic_ns();
+        if self.unknown.pids.is_empty() || start_ns < self.unknown.from_ns {
+            return;
+        }
+        let mut files = Vec::new();
+        for pid in std::mem::take(&mut self.unknown.pids) {
+            match discovery::kvm_vm_files(Some(pid)) {
+                Ok(more) => files.extend(more),
+                Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),
+            }
+        }
+        self.walk(&files);
+        self.unknown.paid(clock::monotonic_ns().saturating_sub(start_ns));
+    }
+
+    fn walk(&mut self, files: &[(Pid, u32)]) {
+        let found = match discovery::walk(&mut self.probes, files) {
             Ok(found) => found,
             Err(error) => return self.tell(None, Happened::Problem { what: error.to_string() }),
         };
@@ -100,6 +139,7 @@ impl Engine {
                 let file = (found.pid, found.fd, found.kvm);
                 if let Err(error) = seen.and_then(|seen| self.follow(found, seen)) {
                     self.refuse(file, &error);
+                    self.unknown.paid(cost_ns);
                 }
             }
         }
