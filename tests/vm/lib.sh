@@ -130,9 +130,9 @@ nothing_stuck() {
 # the emulator, with no imr and no module in play; the one who runs this tries again when the status is 75 (EX_TEMPFAIL),
 # and says so.
 boot() {
-    timeout 100 guest up "$@" && return
+    timeout "${BOOT_LIMIT:-100}" guest up "$@" && return
     ended=$?
-    say "guest $1 did not boot (status $ended; 143: not within 100 s)"
+    say "guest $1 did not boot (status $ended; 143: not within ${BOOT_LIMIT:-100} s)"
     guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info registers"}}'
     guest console "$1"
     exit 75

@@ -9,8 +9,13 @@ GUESTS="1 2 3 4"
 # guest has to get by without it.
 BATCH_MIB=128
 SPARE_MIB=24
-# How long a batch may stay open while an imr answers, s. All guests churn at once under the emulator.
-STUCK=40
+# All guests boot, and churn, at once on one CPU under the emulator: what the slowest of them may take, s. On a slow machine
+# that is 100 s for a round of the one with 4 KiB pages.
+BOOT_LIMIT=200
+CHURN_LIMIT=400
+# How long a batch may stay open while an imr answers, and how long imr may take to get ready, s.
+STUCK=90
+READY=90
 END=$ROOT/tmp/soak.end
 STATE=$SEED
 STARTS=0 KILLS=0 TERMS=0 STOPS=0 CHANGES=0 EARLY=0 UNHEARD=0
@@ -27,7 +32,7 @@ available_mib() { echo $(($(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/
 # churner N: churns in guest N until END is there.
 churner() {
     while [ ! -e "$END" ]; do
-        guest run -t 200 "$1" imr-testtool churn --mib "$MIB" --rounds 2 --wait-ms 2500 >>"$ROOT/tmp/churn.$1" 2>&1 || {
+        guest run -t $CHURN_LIMIT "$1" imr-testtool churn --mib "$MIB" --rounds 2 --wait-ms 2500 >>"$ROOT/tmp/churn.$1" 2>&1 || {
             echo $? >"$ROOT/tmp/churn.$1.failed"
             return 1
         }
@@ -146,7 +151,7 @@ one_life() {
 # settled_life: one that is left alone until no guest's batch is open that was open when it got ready.
 settled_life() {
     launch --policy immediate
-    event 40 event=ready >/dev/null || broken "imr did not get ready"
+    event $READY event=ready >/dev/null || broken "imr did not get ready"
     unstuck
     ended_by TERM
 }
@@ -219,7 +224,7 @@ touch "$END"
 for pid in $churners; do wait "$pid"; done
 whole
 launch --policy immediate
-event 40 event=ready >/dev/null || broken "the last imr did not get ready"
+event $READY event=ready >/dev/null || broken "the last imr did not get ready"
 unstuck
 # More than what lies free in small pieces, so that whole blocks are freed.
 for n in $GUESTS; do served $n $((MIB + BATCH_MIB / 2)); done

@@ -59,7 +59,7 @@ struct ReclaimArgs {
     #[arg(long)]
     json: bool,
     /// Pairs of turns in 4 KiB pages; the rest goes with it
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     rounds: u64,
 }
 

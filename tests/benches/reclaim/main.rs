@@ -30,9 +30,11 @@ use peers::{Pace, Peer};
 use report::{Report, Way};
 
 /// Pairs of turns in 4 KiB pages.
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 40;
 /// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
-const HUGE_ROUNDS: u64 = 4;
+const HUGE_ROUNDS: u64 = 2;
+/// Samples of what the probes cost, for each such pair: 1 in so many.
+const PROBE_ROUNDS: u64 = 2;
 /// Ranges written to swap.
 const SWAP_ROUNDS: u64 = 5;
 /// How long KSM is waited for.
@@ -106,8 +108,9 @@ fn measure(rounds: u64, bin_dir: &std::path::Path) -> Result<Report> {
         inject("inject", Backing::Private4k, 1.25, rounds)?,
         inject("inject_2m", Backing::Private2m, f64::INFINITY, huge)?,
     ];
-    eprintln!("probes: {rounds} samples of two turns with imr and two without");
-    let cost = probes::cost(bin_dir, rounds)?;
+    let samples = rounds.div_ceil(PROBE_ROUNDS);
+    eprintln!("probes: {samples} samples of two turns with imr and two without");
+    let cost = probes::cost(bin_dir, samples)?;
     Ok(Report { ways, cost, peers: peers()? })
 }
 

@@ -26,8 +26,8 @@ pub(super) const DEFAULT_TIME: Duration = Duration::from_secs(180);
 const IN_ONE_MACHINE: Duration = Duration::from_secs(600);
 /// Its name, also in the filter.
 const NAME: &str = "soak";
-/// The boot of all machines and the end, at most.
-const BESIDES: Duration = Duration::from_secs(300);
+/// The boot of all guests and the end, at most.
+const BESIDES: Duration = Duration::from_secs(900);
 /// One guest of each kind of memory (`KINDS` in the script).
 const GUESTS: u32 = 4;
 const GUEST_MIB: u32 = 320;
