@@ -183,7 +183,7 @@ release() {
 }
 
 # fill N MIB|auto: writes, verifies and frees once.
-fill() { guest run -t 120 "$1" imr-testtool fill --mib "$2" || fail "guest $1: fill of $2 MiB"; }
+fill() { guest run -t "${FILL_LIMIT:-240}" "$1" imr-testtool fill --mib "$2" || fail "guest $1: fill of $2 MiB"; }
 
 # resident_kib N: what the file behind the guest's RAM takes, by st_blocks (512 bytes each).
 resident_kib() { echo $(($(stat -L -c %b "$(guest ram "$1")") / 2)); }

@@ -41,7 +41,8 @@ pub(super) struct Machine {
     pub(super) host_cpus: u32,
     /// Swap of L1, MiB; 0: none.
     pub(super) swap_mib: u32,
-    /// The longest that the scenario may take, the boot of L1 included, seconds; most need a quarter of the default.
+    /// The longest that the scenario may take, the boot of L1 included, seconds; most need an eighth of the default on a fast
+    /// machine, and several times that on a slow one.
     pub(super) limit_s: u64,
 }
 
@@ -90,7 +91,7 @@ impl Default for Machine {
             mmu: HostMmu::Npt,
             host_cpus: 1,
             swap_mib: 0,
-            limit_s: 240,
+            limit_s: 480,
         }
     }
 }
@@ -148,7 +149,7 @@ fn by_sweep() -> Machine {
 
 /// The script starts the guest and loads the module.
 fn by_hand() -> Machine {
-    Machine { module: false, autostart: false, limit_s: 420, ..Machine::default() }
+    Machine { module: false, autostart: false, limit_s: 840, ..Machine::default() }
 }
 
 /// All of them, the simplest first.
@@ -182,7 +183,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ram: GuestRam::Hugetlb,
             guest_mib: 256,
             autostart: false,
-            limit_s: 420,
+            limit_s: 840,
             ..Machine::default()
         },
     },
@@ -267,18 +268,18 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pressure",
         script: "pressure.sh",
-        machine: || Machine { limit_s: 420, ..Machine::default() },
+        machine: || Machine { limit_s: 840, ..Machine::default() },
     },
     // The host asks a guest that sweeps.
     Scenario {
         name: "pressure_sweep",
         script: "pressure.sh",
-        machine: || Machine { limit_s: 420, ..by_sweep() },
+        machine: || Machine { limit_s: 840, ..by_sweep() },
     },
     Scenario {
         name: "fail_process",
         script: "fail_process.sh",
-        machine: || Machine { module: false, limit_s: 420, ..slow_batches() },
+        machine: || Machine { module: false, limit_s: 840, ..slow_batches() },
     },
     Scenario {
         name: "fail_vmm",
@@ -295,7 +296,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             guest_mib: 256,
             module: false,
             autostart: false,
-            limit_s: 420,
+            limit_s: 840,
             ..Machine::default()
         },
     },
@@ -303,12 +304,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "fail_snapshot",
         script: "fail_snapshot.sh",
         // Page reporting leaves 64 MiB above the low watermark alone (mm/page_reporting.c, page_reporting_process_zone).
-        machine: || Machine { module: false, guest_mib: 288, limit_s: 420, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 288, limit_s: 840, ..slow_batches() },
     },
     Scenario {
         name: "fail_migrate",
         script: "fail_migrate.sh",
-        machine: || Machine { module: false, guest_mib: 288, limit_s: 420, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 288, limit_s: 840, ..slow_batches() },
     },
     Scenario { name: "fragmentation", script: "fragmentation.sh", machine: Machine::default },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
@@ -326,7 +327,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "private_memory",
         script: "private_memory.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 420, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 840, ..pushed_out() },
     },
     Scenario { name: "shared_memory", script: "shared_memory.sh", machine: pushed_out },
     // There imr-top has neither PAGEMAP_SCAN nor cachestat(2).
@@ -348,7 +349,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pageout",
         script: "pageout.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 420, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 840, ..pushed_out() },
     },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];

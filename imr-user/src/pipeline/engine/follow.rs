@@ -32,10 +32,14 @@ pub(super) struct Unknown {
 }
 
 impl Unknown {
-    /// A look for them, or at one of them, has cost so much, ns.
-    fn paid(&mut self, cost_ns: u64) {
-        let from_ns = clock::monotonic_ns().saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN));
-        self.from_ns = self.from_ns.max(from_ns);
+    /// Those to look for now; none where it is not time yet.
+    fn take(&mut self, now_ns: u64) -> BTreeSet<Pid> {
+        if now_ns < self.from_ns { BTreeSet::new() } else { std::mem::take(&mut self.pids) }
+    }
+
+    /// A look for them, or at one of them, that ends now has cost so much, ns.
+    fn paid(&mut self, now_ns: u64, cost_ns: u64) {
+        self.from_ns = self.from_ns.max(now_ns.saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN)));
     }
 }
 
@@ -68,18 +72,20 @@ impl Engine {
     pub(super) fn discover_unknown(&mut self, pids: impl IntoIterator<Item = Pid>) {
         self.unknown.pids.extend(pids);
         let start_ns = clock::monotonic_ns();
-        if self.unknown.pids.is_empty() || start_ns < self.unknown.from_ns {
+        let pids = self.unknown.take(start_ns);
+        if pids.is_empty() {
             return;
         }
         let mut files = Vec::new();
-        for pid in std::mem::take(&mut self.unknown.pids) {
+        for pid in pids {
             match discovery::kvm_vm_files(Some(pid)) {
                 Ok(more) => files.extend(more),
                 Err(error) => self.tell(None, Happened::Problem { what: error.to_string() }),
             }
         }
         self.walk(&files);
-        self.unknown.paid(clock::monotonic_ns().saturating_sub(start_ns));
+        let now_ns = clock::monotonic_ns();
+        self.unknown.paid(now_ns, now_ns.saturating_sub(start_ns));
     }
 
     fn walk(&mut self, files: &[(Pid, u32)]) {
@@ -139,7 +145,7 @@ impl Engine {
                 let file = (found.pid, found.fd, found.kvm);
                 if let Err(error) = seen.and_then(|seen| self.follow(found, seen)) {
                     self.refuse(file, &error);
-                    self.unknown.paid(cost_ns);
+                    self.unknown.paid(clock::monotonic_ns(), cost_ns);
                 }
             }
         }
@@ -293,5 +299,32 @@ impl Engine {
         vm.dirty = true;
         vm.mappings_changed = true;
         vm.look_from_ns = clock::monotonic_ns().saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_are_noticed_again_and_again_are_looked_for_a_twentieth_of_the_time() {
+        let mut unknown = Unknown::default();
+        let noticed = |unknown: &mut Unknown, pid| unknown.pids.insert(Pid::new(pid));
+        noticed(&mut unknown, 7);
+        assert_eq!(unknown.take(1000).len(), 1, "the first at once");
+        unknown.paid(1100, 100);
+        for pid in [7, 8, 7] {
+            noticed(&mut unknown, pid);
+        }
+        assert!(unknown.take(3099).is_empty());
+        // What has cost less does not bring the time forward.
+        unknown.paid(1200, 1);
+        assert!(unknown.take(3099).is_empty());
+        assert_eq!(
+            unknown.take(3100),
+            BTreeSet::from([Pid::new(7), Pid::new(8)]),
+            "all that waited, together"
+        );
+        assert!(unknown.take(u64::MAX).is_empty());
     }
 }

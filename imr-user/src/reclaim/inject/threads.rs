@@ -118,8 +118,9 @@ fn number_and_arguments(line: &str) -> Option<(u64, [u64; 6])> {
     Some((number, arguments))
 }
 
-/// A thread that QEMU never waits for stands still unnoticed: its RCU thread, where threads have names (`-name
-/// debug-threads=on`, always under libvirt). Otherwise the main thread: it is no vCPU, and it sleeps most of the time.
+/// A thread that QEMU never waits for stands still unnoticed: its RCU thread, where it has a name (QEMU 11 names all threads;
+/// earlier ones start it before they have read `-name debug-threads=on`). Otherwise the main thread: it is no vCPU, and it
+/// sleeps most of the time.
 fn rank(seen: &Seen<'_>) -> Result<u8, Unfit> {
     match seen.state {
         'S' | 'R' => {}
