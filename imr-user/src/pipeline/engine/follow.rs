@@ -19,9 +19,14 @@ use crate::model::backing::Segment;
 use crate::model::ids::{Pid, VmId};
 use crate::model::snapshot::ReclaimStatus;
 
-/// The least time from one reading of a VM's mappings to the next, as a multiple of what it cost: a guest can give cause for
-/// one as often as it likes.
+/// The least time from one reading of a VM's mappings, or one look for unknown VMs, to the next, as a multiple of what it
+/// cost: a guest can give cause for one as often as it likes.
 const COSTS_BETWEEN: u64 = 20;
+
+/// When what ends now and has cost so much may be done again, ns.
+fn next_from(now_ns: u64, cost_ns: u64) -> u64 {
+    now_ns.saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN))
+}
 
 /// Processes in which a VM was noticed that is not followed, to be looked for together.
 #[derive(Default)]
@@ -39,7 +44,7 @@ impl Unknown {
 
     /// A look for them, or at one of them, that ends now has cost so much, ns.
     fn paid(&mut self, now_ns: u64, cost_ns: u64) {
-        self.from_ns = self.from_ns.max(now_ns.saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN)));
+        self.from_ns = self.from_ns.max(next_from(now_ns, cost_ns));
     }
 }
 
@@ -263,7 +268,7 @@ impl Engine {
     fn take_layout(&mut self, id: VmId, found: FoundVm, seen: Result<Seen, IngestError>, cost_ns: u64) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
         vm.is_looked_at = false;
-        vm.look_from_ns = clock::monotonic_ns().saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN));
+        vm.look_from_ns = next_from(clock::monotonic_ns(), cost_ns);
         let updated = seen.and_then(|seen| {
             let registration = self.registry.update(&vm.registration, &found, &self.tables)?;
             let Seen { hazards, segments, .. } = seen;
@@ -298,7 +303,7 @@ impl Engine {
         let Some(vm) = self.vms.get_mut(&id) else { return };
         vm.dirty = true;
         vm.mappings_changed = true;
-        vm.look_from_ns = clock::monotonic_ns().saturating_add(cost_ns.saturating_mul(COSTS_BETWEEN));
+        vm.look_from_ns = next_from(clock::monotonic_ns(), cost_ns);
     }
 }
 
