@@ -60,6 +60,7 @@ struct hostile {
 	} while (0)
 
 extern unsigned long hostile_count;
+extern unsigned long hostile_most_s;
 extern unsigned long hostile_gpa;
 extern unsigned long hostile_cookie;
 extern unsigned long hostile_ram_mib;

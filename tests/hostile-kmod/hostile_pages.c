@@ -7,6 +7,7 @@
 
 #include <linux/delay.h>
 #include <linux/io.h>
+#include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/sched.h>
 #include <linux/string.h>
@@ -176,20 +177,21 @@ void hostile_foreign(struct hostile *h)
  * @h: the attack
  *
  * Some name as much memory as an offer can, all of it again and again; each HELLO is another
- * module's.
+ * module's. There are hostile_count of them, or as many as can be made in hostile_most_s.
  */
 void hostile_flood(struct hostile *h)
 {
 	struct imr_guest_half *guest = &h->page->guest;
 	u64 gpa = virt_to_phys(h->page);
-	unsigned long i;
+	unsigned long i, end;
 
 	hostile_expect(h, hostile_hello(h), "HELLO is answered");
 	h->record[0] = (struct imr_list_entry){ 0xfee00000, 9, IMR_LIST_END };
 	for (i = 1; i < IMR_MAX_RANGES; i++)
 		h->record[i] = (struct imr_list_entry){ 0, IMR_MAX_OFFER_ORDER,
 							i + 1 < IMR_MAX_RANGES ? i + 1 : IMR_LIST_END };
-	for (i = 0; i < hostile_count; i++) {
+	end = jiffies + hostile_most_s * HZ;
+	for (i = 0; i < hostile_count && time_before(jiffies, end); i++) {
 		switch (i % 8) {
 		case 0:
 			guest->cookie ^= 2;

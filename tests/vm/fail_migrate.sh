@@ -21,7 +21,7 @@ migrate() {
 }
 
 boot 1
-module 1 timeout_ms=30000
+module 1 timeout_ms=60000
 hold 1 keep 32
 from=1
 for step in heard claimed half reclaimed done; do

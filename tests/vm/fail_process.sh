@@ -58,7 +58,7 @@ say "asleep with offer $OPEN claimed; $left s to go"
 need "the batch is still open" "$(stat_of 1 open_seq)" -eq "$OPEN"
 need "the second imr has not touched it" "$(count event=claim)" -eq 0
 kill -CONT "$first"
-imr-testtool json wait --file "$first_log" --timeout 30 event=done "seq=$OPEN" >/dev/null ||
+imr-testtool json wait --file "$first_log" --timeout $((30 * PACE)) event=done "seq=$OPEN" >/dev/null ||
     fail "after its sleep imr did not finish the batch"
 rewrite 1 keep
 # It dies, and the second one has the guest with its next call.

@@ -20,7 +20,7 @@ snapshot() { job '{"execute":"snapshot-'"$1"'","arguments":{"job-id":"job","tag"
 
 boot 1
 disk
-module 1 timeout_ms=30000
+module 1 timeout_ms=60000
 hold 1 keep 32
 
 imr_start --stop-at heard

@@ -8,7 +8,7 @@ kill_mid_batch() {
         settle
         mark
         fill 1 auto
-        imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout 30 --signal "KILL:$IMR_PID" event=claim ||
+        imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout $((30 * PACE)) --signal "KILL:$IMR_PID" event=claim ||
             fail "no batch was claimed after the free"
         wait "$IMR_PID"
         OPEN=$(stat_of 1 open_seq) || fail "the guest does not answer"
@@ -26,7 +26,7 @@ kill_mid_batch() {
 }
 
 boot 1
-module 1 timeout_ms=10000
+module 1 timeout_ms=30000
 imr_start
 attached 1
 

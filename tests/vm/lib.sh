@@ -2,7 +2,10 @@
 # a line: imr and its JSON records, the guests' counters, memory that holds a pattern, and `fail`.
 # Where it is not L1 that it runs in, IMR_ROOT says where L1's folders are.
 # A function that may be called in $(...) returns non-zero instead of failing: `x=$(f) || fail ...`.
+# Limits are in seconds of a fast machine. PACE times as long is waited: a slow one, or one that does something else besides,
+# takes several times as long under the emulator, and what fails is all that has to wait so long.
 set -u
+PACE=${PACE:-3}
 ROOT=${IMR_ROOT:-}
 IMR_RUN=0
 IMR_LOG=/dev/null
@@ -12,6 +15,15 @@ TOP=$ROOT/tmp/top.json
 TOP_PID=
 
 say() { echo "== $*"; }
+
+# The testbed's own command, but for the limit of `guest run -t S`.
+guest() {
+    if [ "$1" = run ] && [ "$2" = -t ]; then
+        limit_s=$(($3 * PACE)); shift 3
+        set -- run -t $limit_s "$@"
+    fi
+    command guest "$@"
+}
 
 # fail WHY: ends the test, with the last records of each imr, of the guests' consoles and their modules' counters.
 fail() {
@@ -47,7 +59,7 @@ need() {
 
 # await SECONDS WHAT COMMAND...: polls until the command succeeds.
 await() {
-    limit=$1; what=$2; shift 2
+    limit=$(($1 * PACE)); what=$2; shift 2
     start=$(cut -d. -f1 /proc/uptime)
     until "$@" >/dev/null 2>&1; do
         [ $(($(cut -d. -f1 /proc/uptime) - start)) -lt "$limit" ] || fail "not within $limit s: $what"
@@ -79,7 +91,7 @@ imr_stop() {
 
 # event SECONDS FILTER...: waits for a record from line FROM on and prints it (FIELD: that field of it).
 event() {
-    seconds=$1; shift
+    seconds=$(($1 * PACE)); shift
     imr-testtool json wait --file "$IMR_LOG" --from "${FROM:-0}" --timeout "$seconds" ${FIELD:+--field "$FIELD"} "$@"
 }
 
@@ -96,7 +108,7 @@ attached() { event 40 event=hello "vm.name=guest$1" >/dev/null || fail "guest $1
 
 # settle: waits until no batch has been finished for 4.5 s. Page reporting begins 2 s after a free
 # (PAGE_REPORTING_DELAY), so then there is nothing left to offer.
-settle() { imr-testtool json quiet --file "$IMR_LOG" --for 4.5 --timeout 90 event=done || fail "offers do not end"; }
+settle() { imr-testtool json quiet --file "$IMR_LOG" --for 4.5 --timeout $((90 * PACE)) event=done || fail "offers do not end"; }
 
 # stops N [MIB]: waits until imr, which was started with --stop-at, has stopped itself in the middle of an offer; guest N
 # frees some memory for it. It may have stopped at an offer that N made by itself, so before it has said that it knows N.
@@ -130,9 +142,9 @@ nothing_stuck() {
 # the emulator, with no imr and no module in play; the one who runs this tries again when the status is 75 (EX_TEMPFAIL),
 # and says so.
 boot() {
-    timeout "${BOOT_LIMIT:-100}" guest up "$@" && return
+    timeout "${BOOT_LIMIT:-150}" guest up "$@" && return
     ended=$?
-    say "guest $1 did not boot (status $ended; 143: not within ${BOOT_LIMIT:-100} s)"
+    say "guest $1 did not boot (status $ended; 143: not within ${BOOT_LIMIT:-150} s)"
     guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info registers"}}'
     guest console "$1"
     exit 75
@@ -183,7 +195,7 @@ release() {
 }
 
 # fill N MIB|auto: writes, verifies and frees once.
-fill() { guest run -t "${FILL_LIMIT:-240}" "$1" imr-testtool fill --mib "$2" || fail "guest $1: fill of $2 MiB"; }
+fill() { guest run -t 120 "$1" imr-testtool fill --mib "$2" || fail "guest $1: fill of $2 MiB"; }
 
 # resident_kib N: what the file behind the guest's RAM takes, by st_blocks (512 bytes each).
 resident_kib() { echo $(($(stat -L -c %b "$(guest ram "$1")") / 2)); }
@@ -217,7 +229,7 @@ start_in_cgroup() {
 push_out() {
     start=$(cut -d. -f1 /proc/uptime)
     while [ "$(ram_kib "$1" Swap)" -lt "$2" ]; do
-        [ $(($(cut -d. -f1 /proc/uptime) - start)) -lt 60 ] || fail "only $(ram_kib "$1" Swap) of $2 KiB were swapped out"
+        [ $(($(cut -d. -f1 /proc/uptime) - start)) -lt $((60 * PACE)) ] || fail "only $(ram_kib "$1" Swap) of $2 KiB were swapped out"
         # Fails when it got less than asked for.
         echo 16M >"/sys/fs/cgroup/guest$1/memory.reclaim" 2>/dev/null
     done
@@ -309,7 +321,7 @@ apart_kib() { echo 1024; }
 # apart. The memory has to be at rest. What imr-top knows of swapped and merged memory is read every 5 s, and
 # less often when that takes more than 50 ms, as it may under the emulator.
 agree() {
-    limit=$1; what=$2; field=$3; shift 3
+    limit=$(($1 * PACE)); what=$2; field=$3; shift 3
     start=$(cut -d. -f1 /proc/uptime)
     while :; do
         known=$(top_kib "$field"); real=$("$@") || fail "$what: no number by $*"

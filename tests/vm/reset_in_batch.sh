@@ -10,7 +10,7 @@ for boot in 2 3 4 5; do
     settle
     mark
     fill 1 auto
-    seq=$(imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout 30 --field seq \
+    seq=$(imr-testtool json wait --file "$IMR_LOG" --from "$FROM" --timeout $((30 * PACE)) --field seq \
         --qmp /run/imr/guest1/qmp.sock:system_reset event=claim) || fail "no batch was claimed after the free"
     event 20 event=reset >/dev/null || fail "imr did not see the reset"
     boot 1 "$boot"

@@ -10,12 +10,11 @@ GUESTS="1 2 3 4"
 BATCH_MIB=128
 SPARE_MIB=24
 # All guests boot, and churn, at once on one CPU under the emulator: what the slowest of them may take, s.
-BOOT_LIMIT=200
-CHURN_LIMIT=400
-FILL_LIMIT=400
+BOOT_LIMIT=300
+CHURN_LIMIT=200
 # How long a batch may stay open while an imr answers, and how long imr may take to get ready, s.
-STUCK=90
-READY=90
+STUCK=$((40 * PACE))
+READY=40
 END=$ROOT/tmp/soak.end
 STATE=$SEED
 STARTS=0 KILLS=0 TERMS=0 STOPS=0 CHANGES=0 EARLY=0 UNHEARD=0

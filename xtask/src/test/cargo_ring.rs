@@ -100,10 +100,10 @@ mod tests {
     #[test]
     fn a_program_that_dies_is_a_failure_even_without_a_summary() {
         let tally = count(Command::new("sh").args(["-c", "echo 'running 3 tests'; exit 101"])).unwrap();
-        assert_eq!(tally, Tally { passed: 0, failed: 1, skipped: 0 });
+        assert_eq!(tally, Tally { failed: 1, ..Tally::default() });
         let said =
             "echo 'test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out'; exit 101";
         let tally = count(Command::new("sh").args(["-c", said])).unwrap();
-        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 0 });
+        assert_eq!(tally, Tally { passed: 2, failed: 1, ..Tally::default() });
     }
 }

@@ -3,6 +3,8 @@
 //! In: nothing. Out: the table. Scenarios that differ only in the machine share a script.
 //! Must not hold logic: what is tested is in the scripts.
 
+use std::collections::BTreeSet;
+
 use crate::kernel::KernelLine;
 use crate::testbed::config::{Config, GuestRam, HostMmu, Mib};
 
@@ -41,7 +43,7 @@ pub(super) struct Machine {
     pub(super) host_cpus: u32,
     /// Swap of L1, MiB; 0: none.
     pub(super) swap_mib: u32,
-    /// The longest that the scenario may take, the boot of L1 included, seconds; most need an eighth of the default on a fast
+    /// The longest that the scenario may take, the boot of L1 included, seconds; most need a tenth of the default on a fast
     /// machine, and several times that on a slow one.
     pub(super) limit_s: u64,
 }
@@ -78,6 +80,12 @@ pub(super) fn chosen(filter: Option<&str>) -> Vec<&'static Scenario> {
     SCENARIOS.iter().filter(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter))).collect()
 }
 
+/// Apart: the first scenario of each script, and those that have a script run on another machine.
+pub(super) fn firsts(scenarios: Vec<&'static Scenario>) -> (Vec<&'static Scenario>, Vec<&'static Scenario>) {
+    let mut scripts = BTreeSet::new();
+    scenarios.into_iter().partition(|scenario| scripts.insert(scenario.script))
+}
+
 impl Default for Machine {
     fn default() -> Self {
         Self {
@@ -91,7 +99,7 @@ impl Default for Machine {
             mmu: HostMmu::Npt,
             host_cpus: 1,
             swap_mib: 0,
-            limit_s: 480,
+            limit_s: 720,
         }
     }
 }
@@ -149,7 +157,7 @@ fn by_sweep() -> Machine {
 
 /// The script starts the guest and loads the module.
 fn by_hand() -> Machine {
-    Machine { module: false, autostart: false, limit_s: 840, ..Machine::default() }
+    Machine { module: false, autostart: false, limit_s: 1200, ..Machine::default() }
 }
 
 /// All of them, the simplest first.
@@ -160,11 +168,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         script: "boot_and_free.sh",
         machine: || Machine { kernels: (KernelLine::V6_1, KernelLine::V6_1), ..Machine::default() },
     },
-    Scenario {
-        name: "boot_and_free_memfd",
-        script: "boot_and_free.sh",
-        machine: || Machine { ram: GuestRam::Memfd, ..Machine::default() },
-    },
+    Scenario { name: "boot_and_free_memfd", script: "boot_and_free.sh", machine: slow_batches },
     Scenario {
         name: "shadow_boot_and_free",
         script: "boot_and_free.sh",
@@ -183,7 +187,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ram: GuestRam::Hugetlb,
             guest_mib: 256,
             autostart: false,
-            limit_s: 840,
+            limit_s: 1200,
             ..Machine::default()
         },
     },
@@ -268,18 +272,18 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pressure",
         script: "pressure.sh",
-        machine: || Machine { limit_s: 840, ..Machine::default() },
+        machine: || Machine { limit_s: 1200, ..Machine::default() },
     },
     // The host asks a guest that sweeps.
     Scenario {
         name: "pressure_sweep",
         script: "pressure.sh",
-        machine: || Machine { limit_s: 840, ..by_sweep() },
+        machine: || Machine { limit_s: 1200, ..by_sweep() },
     },
     Scenario {
         name: "fail_process",
         script: "fail_process.sh",
-        machine: || Machine { module: false, limit_s: 840, ..slow_batches() },
+        machine: || Machine { module: false, limit_s: 1200, ..slow_batches() },
     },
     Scenario {
         name: "fail_vmm",
@@ -296,7 +300,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             guest_mib: 256,
             module: false,
             autostart: false,
-            limit_s: 840,
+            limit_s: 1200,
             ..Machine::default()
         },
     },
@@ -304,19 +308,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "fail_snapshot",
         script: "fail_snapshot.sh",
         // Page reporting leaves 64 MiB above the low watermark alone (mm/page_reporting.c, page_reporting_process_zone).
-        machine: || Machine { module: false, guest_mib: 288, limit_s: 840, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 288, limit_s: 1200, ..slow_batches() },
     },
     Scenario {
         name: "fail_migrate",
         script: "fail_migrate.sh",
-        machine: || Machine { module: false, guest_mib: 288, limit_s: 840, ..slow_batches() },
+        machine: || Machine { module: false, guest_mib: 288, limit_s: 1200, ..slow_batches() },
     },
     Scenario { name: "fragmentation", script: "fragmentation.sh", machine: Machine::default },
     Scenario { name: "unprivileged_ring", script: "unprivileged_ring.sh", machine: Machine::default },
     Scenario {
         name: "hostile_flood",
         script: "hostile_flood.sh",
-        machine: || Machine { limit_s: 1200, ram: GuestRam::Thp, ..one_of_two_is_hostile() },
+        machine: || Machine { limit_s: 1500, ram: GuestRam::Thp, ..one_of_two_is_hostile() },
     },
     Scenario {
         name: "reset_hostile",
@@ -327,7 +331,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "private_memory",
         script: "private_memory.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 840, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 1200, ..pushed_out() },
     },
     Scenario { name: "shared_memory", script: "shared_memory.sh", machine: pushed_out },
     // There imr-top has neither PAGEMAP_SCAN nor cachestat(2).
@@ -349,15 +353,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "pageout",
         script: "pageout.sh",
-        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 840, ..pushed_out() },
+        machine: || Machine { ram: GuestRam::Anon, module: false, limit_s: 1200, ..pushed_out() },
     },
     Scenario { name: "counts_agree", script: "counts_agree.sh", machine: Machine::default },
 ];
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::cache;
 
@@ -372,6 +374,16 @@ mod tests {
                 scenario.script
             );
             assert_eq!((scenario.machine)().config().check(), Ok(()), "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn each_script_is_run_once_before_any_is_run_again() {
+        let (firsts, variants) = firsts(chosen(None));
+        assert_eq!(firsts.len() + variants.len(), SCENARIOS.len());
+        assert!(firsts.iter().any(|first| first.name == "boot_and_free"));
+        for variant in variants {
+            assert!(firsts.iter().any(|first| first.script == variant.script), "{}", variant.name);
         }
     }
 

@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
+use super::deadline::Deadline;
 use super::tally::Tally;
 use super::tries;
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, GuestRam, Mib, Script};
 use crate::testbed::files::FileMapping;
-use crate::testbed::outcome::Outcome;
+use crate::testbed::outcome::{Outcome, Problem};
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
@@ -44,6 +45,7 @@ const SEED: &str = "seed";
 pub(super) struct Soak {
     tools: PathBuf,
     machines: Vec<Machine>,
+    deadline: Deadline,
     sums: Mutex<Counts>,
 }
 
@@ -63,6 +65,7 @@ pub(super) fn prepare(
     filter: Option<&str>,
     time: Duration,
     seed: Option<u32>,
+    deadline: Deadline,
     tally: &mut Tally,
 ) -> Result<Option<Soak>> {
     if filter.is_some_and(|filter| !NAME.contains(filter)) {
@@ -77,16 +80,21 @@ pub(super) fn prepare(
     };
     let seed = seed.unwrap_or_else(any_seed);
     println!("soak: seed {seed}, {} s", time.as_secs());
-    Ok(Some(Soak { tools, machines: machines(time, seed), sums: Mutex::default() }))
+    Ok(Some(Soak { tools, machines: machines(time, seed), deadline, sums: Mutex::default() }))
 }
 
 /// Runs the soak unless `filter` leaves it out.
 ///
 /// # Errors
 /// When something does not build, or an image cannot be written.
-pub(super) fn run(filter: Option<&str>, time: Duration, seed: Option<u32>) -> Result<Tally> {
+pub(super) fn run(
+    filter: Option<&str>,
+    time: Duration,
+    seed: Option<u32>,
+    deadline: Deadline,
+) -> Result<Tally> {
     let mut tally = Tally::default();
-    if let Some(soak) = prepare(filter, time, seed, &mut tally)? {
+    if let Some(soak) = prepare(filter, time, seed, deadline, &mut tally)? {
         // Not two at a time: four guests each under the emulator, and what is given a time to end in would not.
         for machine in soak.machines() {
             tally += soak.run(&machine)?;
@@ -109,7 +117,13 @@ impl Soak {
     pub(super) fn run(&self, machine: &Machine) -> Result<Tally> {
         let Machine { name, time, seed } = machine;
         let logs = cache::target_dir().join("vm-logs").join(name);
-        let tried = tries::run(name, &logs, 0, || session(*time, *seed, &self.tools, &logs))?;
+        let tried = tries::run(name, &logs, 0, || {
+            let limit = *time + BESIDES;
+            self.deadline.keep(limit, |limit| session(*time, limit, *seed, &self.tools, &logs))
+        })?;
+        if tried.outcome.problem == Some(Problem::NoTimeLeft) {
+            return Ok(Tally { left_out: 1, ..Tally::default() });
+        }
         if !tried.outcome.success() {
             println!("    repeat {name} with --seed {seed}");
             return Ok(Tally { failed: 1, ..Tally::default() });
@@ -180,8 +194,9 @@ fn build() -> Result<PathBuf> {
     build_user::static_tools()
 }
 
-fn session(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Outcome> {
-    run_session(&config(time, seed, tools, logs)?, &mut |_| {}).context(NAME)
+fn session(time: Duration, limit: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Outcome> {
+    let config = Config { timeout: Some(limit), ..config(time, seed, tools, logs)? };
+    run_session(&config, &mut |_| {}).context(NAME)
 }
 
 /// The machine: the script starts the guests, each with other memory.
@@ -206,7 +221,6 @@ fn config(time: Duration, seed: u32, tools: &Path, logs: &Path) -> Result<Config
             FileMapping::new(tools.join("imr-testtool"), "/usr/bin/imr-testtool"),
         ],
         build: false,
-        timeout: Some(time + BESIDES),
         logs: Some(logs.to_owned()),
         save: Some(logs.join("saved")),
         ..Config::default()

@@ -15,6 +15,8 @@ pub(super) struct Tally {
     pub(super) failed: u32,
     /// Could not run here; each has said why.
     pub(super) skipped: u32,
+    /// Were not run, or not to their end, as no time was left (`--within`).
+    pub(super) left_out: u32,
 }
 
 impl Tally {
@@ -66,12 +68,17 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.left_out += other.left_out;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
+        match self.left_out {
+            0 => Ok(()),
+            left_out => write!(f, ", {left_out} left out, as no time was left"),
+        }
     }
 }
 
@@ -83,10 +90,12 @@ mod tests {
     fn libtests_summary_is_understood() {
         let line = "test result: FAILED. 13 passed; 1 failed; 2 ignored; 0 measured; 5 filtered out; finished in 0.57s";
         let mut tally = Tally::parse(line).unwrap();
-        assert_eq!(tally, Tally { passed: 13, failed: 1, skipped: 2 });
+        assert_eq!(tally, Tally { passed: 13, failed: 1, skipped: 2, left_out: 0 });
         tally += Tally::parse("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out")
             .unwrap();
         assert_eq!(tally.to_string(), "14 passed, 1 failed, 2 skipped");
+        tally.left_out = 3;
+        assert!(tally.to_string().ends_with(" 2 skipped, 3 left out, as no time was left"));
         assert_eq!(Tally::parse("test json::tests::filters ... ok"), None);
     }
 }

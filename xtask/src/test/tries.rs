@@ -74,7 +74,9 @@ pub(crate) fn run(
         bail!("interrupted by signal {signal} during {name}");
     }
     let seconds = outcome.elapsed.as_secs_f64();
-    if outcome.success() {
+    if outcome.problem == Some(Problem::NoTimeLeft) {
+        println!("test {name} ... left out: no time was left ({seconds:.1} s{again})");
+    } else if outcome.success() {
         println!("test {name} ... ok ({seconds:.1} s{again})");
     } else {
         show_failure(&format!("test {name} ... FAILED ({seconds:.1} s{again})"), &outcome, logs)?;

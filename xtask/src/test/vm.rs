@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::deadline::Deadline;
 use super::scenarios::{self, Scenario};
 use super::soak::{self, Soak};
 use super::tally::Tally;
@@ -18,7 +19,7 @@ use super::{tries, workers};
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, Script};
 use crate::testbed::files::FileMapping;
-use crate::testbed::outcome::Outcome;
+use crate::testbed::outcome::{Outcome, Problem};
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
@@ -31,12 +32,13 @@ enum Beside<'a> {
     Scenario(&'a Scenario),
 }
 
-/// Runs the scenarios whose names contain `filter`, and `soak` beside them.
+/// Runs the scenarios whose names contain `filter`, and `soak` beside them, until `deadline`: a script's first scenario
+/// before any that has it run on another machine.
 ///
 /// # Errors
 /// When something does not build, or an image cannot be written.
-pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>) -> Result<Tally> {
-    let mut chosen = scenarios::chosen(filter);
+pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>, deadline: Deadline) -> Result<Tally> {
+    let chosen = scenarios::chosen(filter);
     let mut tally = Tally::default();
     let tools = match prepare(&chosen) {
         Ok(tools) => tools,
@@ -50,29 +52,41 @@ pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>) -> Result<Tally> {
     let run = |scenario: &Scenario| -> Result<Tally> {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
         let boots_again = scenario.boots_again();
-        let tried = tries::run(scenario.name, &logs, boots_again, || run_one(scenario, &tools, &logs))?;
+        let limit = Duration::from_secs((scenario.machine)().limit_s);
+        let tried = tries::run(scenario.name, &logs, boots_again, || {
+            deadline.keep(limit, |limit| run_one(scenario, limit, &tools, &logs))
+        })?;
         let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.0 += tried.lost;
         lost.1 += tried.seconds_lost;
-        let passed = u32::from(tried.outcome.success());
-        Ok(Tally { passed, failed: 1 - passed, skipped: 0 })
+        Ok(match &tried.outcome {
+            outcome if outcome.success() => Tally { passed: 1, ..Tally::default() },
+            outcome if outcome.problem == Some(Problem::NoTimeLeft) => {
+                Tally { left_out: 1, ..Tally::default() }
+            }
+            _ => Tally { failed: 1, ..Tally::default() },
+        })
     };
-    // The longest first, so that none of them is left to run alone.
-    chosen.sort_by_key(|scenario| Reverse((scenario.machine)().limit_s));
-    let (on_one_cpu, on_more): (Vec<_>, Vec<_>) =
-        chosen.into_iter().partition(|scenario| (scenario.machine)().host_cpus == 1);
-    let soaked = soak.map(Soak::machines).unwrap_or_default().into_iter().map(Beside::Soak);
-    let beside: Vec<_> = soaked.chain(on_one_cpu.into_iter().map(Beside::Scenario)).collect();
-    tally += workers::run(beside, |test| match (test, soak) {
-        (Beside::Scenario(scenario), _) => run(scenario),
-        (Beside::Soak(machine), Some(soak)) => soak.run(&machine),
-        (Beside::Soak(_), None) => Ok(Tally::default()),
-    })?;
+    let (firsts, variants) = scenarios::firsts(chosen);
+    let mut machines = soak.map(Soak::machines).unwrap_or_default();
+    for mut part in [firsts, variants] {
+        // The longest first, so that none of them is left to run alone.
+        part.sort_by_key(|scenario| Reverse((scenario.machine)().limit_s));
+        let (on_one_cpu, on_more): (Vec<_>, Vec<_>) =
+            part.into_iter().partition(|scenario| (scenario.machine)().host_cpus == 1);
+        let soaked = std::mem::take(&mut machines).into_iter().map(Beside::Soak);
+        let beside: Vec<_> = soaked.chain(on_one_cpu.into_iter().map(Beside::Scenario)).collect();
+        tally += workers::run(beside, |test| match (test, soak) {
+            (Beside::Scenario(scenario), _) => run(scenario),
+            (Beside::Soak(machine), Some(soak)) => soak.run(&machine),
+            (Beside::Soak(_), None) => Ok(Tally::default()),
+        })?;
+        for scenario in on_more {
+            tally += run(scenario)?;
+        }
+    }
     if let Some(soak) = soak {
         soak.show_sums();
-    }
-    for scenario in on_more {
-        tally += run(scenario)?;
     }
     let (lost, seconds_lost) = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
     if lost > 0 {
@@ -101,7 +115,7 @@ fn prepare(chosen: &[&Scenario]) -> Result<std::path::PathBuf> {
     build_user::static_tools()
 }
 
-fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
+fn run_one(scenario: &Scenario, limit: Duration, tools: &Path, logs: &Path) -> Result<Outcome> {
     let scripts = cache::workspace().join("tests/vm");
     let machine = (scenario.machine)();
     let mut guest_files = Vec::new();
@@ -123,7 +137,7 @@ fn run_one(scenario: &Scenario, tools: &Path, logs: &Path) -> Result<Outcome> {
         ],
         guest_files,
         build: false,
-        timeout: Some(Duration::from_secs(machine.limit_s)),
+        timeout: Some(limit),
         logs: Some(logs.to_owned()),
         save: Some(logs.join("saved")),
         ..machine.config()

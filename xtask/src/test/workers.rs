@@ -52,7 +52,7 @@ mod tests {
 
     use super::*;
 
-    const PASSED: Tally = Tally { passed: 1, failed: 0, skipped: 0 };
+    const PASSED: Tally = Tally { passed: 1, failed: 0, skipped: 0, left_out: 0 };
 
     #[test]
     fn two_run_at_once_and_all_are_counted() {

@@ -17,6 +17,8 @@ const TAIL_LINES: usize = 25;
 pub(crate) enum Problem {
     /// The time the run may take was over.
     TimedOut(Duration),
+    /// No time was left for it, of all that a run of tests may take.
+    NoTimeLeft,
     /// L1 did not come up, and not at the second try either.
     BootHung(Duration),
     /// L1 was up and has stopped: nothing came from it for so long.
@@ -39,6 +41,7 @@ impl fmt::Display for Problem {
             Self::TimedOut(limit) => {
                 write!(f, "not done after {} s (--timeout): killed", limit.as_secs())
             }
+            Self::NoTimeLeft => f.write_str("no time was left for it"),
             Self::BootHung(limit) => {
                 write!(f, "L1 was not up within {} s, twice: given up", limit.as_secs())
             }
