@@ -33,12 +33,13 @@ for step in heard claimed half reclaimed done; do
     kill -CONT "$IMR_PID"
     event 40 event=hello "vm.name=guest$to" >/dev/null || fail "$step: nobody answers the guest where it is now"
     case $step in
-    claimed | half | reclaimed) redone=true; need "$step: a batch is open" "$OPEN" -ne 0 ;;
-    # Its batch is not claimed yet, or it is done and the next one, if any, is not claimed yet.
-    *) redone=false ;;
+    claimed | half | reclaimed) as=redone=true; same=seq=$OPEN; need "$step: a batch is open" "$OPEN" -ne 0 ;;
+    # Its batch is not claimed yet, or it is done and the next one, if any, is not claimed yet. One that is not claimed the
+    # guest withdraws in time, and offers that memory anew.
+    *) as=redone=false; same="seq>=$OPEN" ;;
     esac
     if [ "$OPEN" -ne 0 ]; then
-        event 40 event=claim "vm.name=guest$to" "seq=$OPEN" redone=$redone >/dev/null || fail "$step: offer $OPEN is not taken up"
+        OPEN=$(FIELD=seq event 40 event=claim "vm.name=guest$to" "$same" $as) || fail "$step: offer $OPEN is not taken up"
         event 40 event=done "vm.name=guest$to" "seq=$OPEN" >/dev/null || fail "$step: offer $OPEN is not finished"
         need "$step: it was not finished where it was left" "$(count event=done "vm.name=guest$from" "seq=$OPEN")" -eq 0
     fi
