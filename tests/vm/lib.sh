@@ -25,8 +25,10 @@ guest() {
     command guest "$@"
 }
 
-# fail WHY: ends the test, with the last records of each imr, of the guests' consoles and their modules' counters.
+# fail WHY: ends the test, with the last records of each imr, of the guests' consoles and their modules' counters. With
+# status 75 (EX_TEMPFAIL) where the emulator has made a guest deaf.
 fail() {
+    status=1
     echo "FAIL: $*"
     for log in "$ROOT"/tmp/imr.*; do
         [ -e "$log" ] && { echo "--- $log"; tail -n 25 "$log"; }
@@ -36,19 +38,35 @@ fail() {
         [ -d "$dir" ] || continue
         echo "--- console of ${dir##*/}"; tail -n 15 "$dir/console"
         guest run -t 5 "${dir##*guest}" 'cat /sys/kernel/debug/imr/stats; uptime; free; cat /proc/buddyinfo' >"$ROOT/tmp/answer" 2>&1
-        [ $? -ne 124 ] || silent "${dir##*guest}"
+        [ $? -ne 124 ] || { silent "${dir##*guest}"; ! is_deaf "${dir##*guest}" || status=75; }
         paste -sd, "$ROOT/tmp/answer"
     done
-    exit 1
+    exit $status
 }
 
-# silent N: what the CPUs of guest N do, which does not answer: whether they run, and where, at two moments.
+# silent N: what the CPUs of guest N do, which does not answer: whether they run, and where, at two moments, and which
+# interrupts wait or are in service.
 silent() {
-    for command in "info status" "info registers -a" "info registers -a"; do
+    for command in "info status" "info registers -a" "info lapic" "info registers -a" "info lapic"; do
         guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"'"$command"'"}}' | sed 's/\\r\\n/\n/g' |
-            grep -E 'status|CPU#|^[RE]IP|^CR|rror'
+            grep -E 'status|CPU#|^[RE]IP|^CR|^I[SR]R|PPR|rror'
     done
     tail -n 5 "$ROOT/run/imr/guest$1/qemu.log"
+}
+
+# is_deaf N: guest N gets no interrupts any more. Linux tells the local APIC at the beginning of a handler that the interrupt
+# has ended (apic_eoi), so one that is in service at each of many looks was never delivered; the emulator has lost it, and
+# with it the timer and all that is not more urgent.
+is_deaf() {
+    in_service= looks=0
+    while [ $looks -lt 20 ]; do
+        seen=$(guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info lapic"}}' |
+            sed 's/\\r\\n/\n/g' | sed -n 's/^ISR[^0-9]*\([0-9][0-9 ]*\).*/\1/p')
+        [ -n "$seen" ] && [ "$seen" = "${in_service:-$seen}" ] || return 1
+        in_service=$seen looks=$((looks + 1))
+        usleep 50000
+    done
+    say "guest $1 is deaf: interrupt $in_service is in service at each of $looks looks, and its end was lost"
 }
 
 # need WHAT TEST...: the test has to hold, or WHAT is what did not.

@@ -15,8 +15,9 @@ use crate::testbed::outcome::{Outcome, Problem};
 
 /// How much of a failure's output is shown.
 const LAST_LINES: usize = 60;
-/// The status of a host script whose guest did not come up (EX_TEMPFAIL): nothing was tested yet.
-const NOT_BOOTED: i32 = 75;
+/// The status of a host script whose guest did not come up, so that nothing was tested yet, or lost its interrupts for good
+/// (EX_TEMPFAIL; `boot` and `is_deaf` in tests/vm/lib.sh).
+const HUNG: i32 = 75;
 /// In imr's record of a reset that the guest's CPU brought about.
 const SHUTDOWN: &str = r#""event":"reset","cause":"shutdown""#;
 
@@ -98,8 +99,8 @@ pub(crate) fn lost(boots_again: u32, outcome: &Outcome) -> Option<&'static str> 
     if outcome.success() {
         return None;
     }
-    if outcome.problem.is_none() && outcome.status == NOT_BOOTED {
-        return Some("a guest hung at boot");
+    if outcome.problem.is_none() && outcome.status == HUNG {
+        return Some("a guest hung");
     }
     if matches!(outcome.problem, Some(Problem::HostHung(_))) {
         return Some("L1 hung");
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn only_what_the_guest_did_by_itself_is_tried_again() {
         assert!(lost(0, &outcome(1, 1)).is_some());
-        assert!(lost(0, &outcome(NOT_BOOTED, 0)).is_some());
+        assert!(lost(0, &outcome(HUNG, 0)).is_some());
         assert!(lost(0, &outcome(1, 0)).is_none(), "it failed by itself");
         assert!(lost(0, &outcome(0, 1)).is_none(), "it did not fail");
         assert!(lost(1, &outcome(1, 1)).is_none(), "it was reset on purpose");

@@ -1,5 +1,5 @@
-//! The vm ring: each scenario in a testbed of its own; those on one CPU, and the machines of a soak, two at a time, the
-//! others by themselves.
+//! The vm ring: each scenario in a testbed of its own; those that are to race by themselves, then those on one CPU, and the
+//! machines of a soak, two at a time.
 //!
 //! In: a filter. Out: a line a scenario; of a failed one the last lines and where its logs are.
 //! Must not build in between: what is tested is the same from the first scenario to the last.
@@ -74,6 +74,9 @@ pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>, deadline: Deadline)
         part.sort_by_key(|scenario| Reverse((scenario.machine)().limit_s));
         let (on_one_cpu, on_more): (Vec<_>, Vec<_>) =
             part.into_iter().partition(|scenario| (scenario.machine)().host_cpus == 1);
+        for scenario in on_more {
+            tally += run(scenario)?;
+        }
         let soaked = std::mem::take(&mut machines).into_iter().map(Beside::Soak);
         let beside: Vec<_> = soaked.chain(on_one_cpu.into_iter().map(Beside::Scenario)).collect();
         tally += workers::run(beside, |test| match (test, soak) {
@@ -81,9 +84,6 @@ pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>, deadline: Deadline)
             (Beside::Soak(machine), Some(soak)) => soak.run(&machine),
             (Beside::Soak(_), None) => Ok(Tally::default()),
         })?;
-        for scenario in on_more {
-            tally += run(scenario)?;
-        }
     }
     if let Some(soak) = soak {
         soak.show_sums();
