@@ -163,7 +163,8 @@ boot() {
     timeout "${BOOT_LIMIT:-150}" guest up "$@" && return
     ended=$?
     say "guest $1 did not boot (status $ended; 143: not within ${BOOT_LIMIT:-150} s)"
-    guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info registers"}}'
+    silent "$1"
+    is_deaf "$1"
     guest console "$1"
     exit 75
 }
