@@ -219,13 +219,18 @@ fill() { guest run -t 120 "$1" imr-testtool fill --mib "$2" || fail "guest $1: f
 # resident_kib N: what the file behind the guest's RAM takes, by st_blocks (512 bytes each).
 resident_kib() { echo $(($(stat -L -c %b "$(guest ram "$1")") / 2)); }
 
-# field_of_vm N FIELD: a field of guest N in `imr vms --json`, with the arguments VMS where that is set.
+# field_of_vm N FIELD...: fields of guest N in one `imr vms --json`, with the arguments VMS where that is set; a line each.
 field_of_vm() {
     # shellcheck disable=SC2086
     imr vms --json ${VMS:-} >"$ROOT/tmp/vms.json" || return 1
-    index=0
-    while name=$(imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.name"); do
-        [ "$name" = "guest$1" ] && { imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.$2"; return; }
+    name=guest$1 index=0; shift
+    while named=$(imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.name"); do
+        if [ "$named" = "$name" ]; then
+            for field in "$@"; do
+                imr-testtool json get --file "$ROOT/tmp/vms.json" --field "vms.$index.$field" || return 1
+            done
+            return 0
+        fi
         index=$((index + 1))
     done
     return 1

@@ -70,8 +70,10 @@ need "the delay was kept, s" "$took" -ge 5
 # What is in use need not all be resident: of what the kernel keeps at boot some is never touched.
 need "the reserve is with the guest, KiB over it" "$over" -ge $((-16 * 1024))
 # What the host calls reclaimable is without the reserve: that is kept, or in pieces too small.
-kept=$(field_of_vm 1 free_memory.all.kept_bytes) && stranded=$(field_of_vm 1 free_memory.all.stranded_bytes) ||
+parts=$(field_of_vm 1 free_memory.all.kept_bytes free_memory.all.stranded_bytes) ||
     fail "imr vms knows nothing of the guest's free memory"
+# Of one moment: some of what is kept may be in pieces the next.
+kept=${parts%%[!0-9]*} stranded=${parts##*[!0-9]}
 say "by imr vms $((kept >> 20)) MiB are kept by the guest, $((stranded >> 20)) MiB stranded"
 need "the reserve is not reclaimable, MiB" $(((kept + stranded) >> 20)) -ge $((RESERVE - 1))
 need "the module says what it keeps, pages" "$(stat_of 1 reserve_pages)" -ge $((RESERVE * 256))
