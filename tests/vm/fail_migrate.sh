@@ -39,9 +39,9 @@ for step in heard claimed half reclaimed done; do
     *) as=redone=false; same="seq>=$OPEN" ;;
     esac
     if [ "$OPEN" -ne 0 ]; then
-        OPEN=$(FIELD=seq event 40 event=claim "vm.name=guest$to" "$same" $as) || fail "$step: offer $OPEN is not taken up"
-        event 40 event=done "vm.name=guest$to" "seq=$OPEN" >/dev/null || fail "$step: offer $OPEN is not finished"
-        need "$step: it was not finished where it was left" "$(count event=done "vm.name=guest$from" "seq=$OPEN")" -eq 0
+        taken=$(FIELD=seq event 40 event=claim "vm.name=guest$to" "$same" $as) || fail "$step: offer $OPEN is not taken up"
+        event 40 event=done "vm.name=guest$to" "seq=$taken" >/dev/null || fail "$step: offer $taken is not finished"
+        need "$step: it was not finished where it was left" "$(count event=done "vm.name=guest$from" "seq>=$OPEN")" -eq 0
     fi
     need "$step: what was left is as it was, KiB" "$(resident_kib $from)" -eq "$left"
     rewrite $to keep

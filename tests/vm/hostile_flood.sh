@@ -32,6 +32,7 @@ say "imr had $used ms of CPU in $took ms: $((used * 100 / took)) % of one"
 made=$(said calls)
 if [ "$made" -lt $CALLS ]; then
     say "this machine made $made of $CALLS calls in $MOST_S s"
+    need "it ended for that time, ms" "$took" -ge $((MOST_S * 1000))
     need "the flood was one: calls" "$made" -ge 50000
 fi
 need "imr's CPU time, percent of one CPU" $((used * 100 / took)) -le 25

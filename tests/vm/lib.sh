@@ -44,11 +44,16 @@ fail() {
     exit $status
 }
 
+# monitor N COMMAND: what the monitor of guest N's QEMU, the one for people, answers.
+monitor() {
+    guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"'"$2"'"}}' | sed 's/\\r\\n/\n/g'
+}
+
 # silent N: what the CPUs of guest N do, which does not answer: whether they run, and where, at two moments, and which
 # interrupts wait or are in service.
 silent() {
     for command in "info status" "info registers -a" "info lapic" "info registers -a" "info lapic"; do
-        guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"'"$command"'"}}' | sed 's/\\r\\n/\n/g' |
+        monitor "$1" "$command" |
             grep -E 'status|CPU#|^[RE]IP|^CR|^I[SR]R|PPR|rror'
     done
     tail -n 5 "$ROOT/run/imr/guest$1/qemu.log"
@@ -60,8 +65,7 @@ silent() {
 is_deaf() {
     in_service= looks=0
     while [ $looks -lt 20 ]; do
-        seen=$(guest qmp "$1" '{"execute":"human-monitor-command","arguments":{"command-line":"info lapic"}}' |
-            sed 's/\\r\\n/\n/g' | sed -n 's/^ISR[^0-9]*\([0-9][0-9 ]*\).*/\1/p')
+        seen=$(monitor "$1" "info lapic" | sed -n 's/^ISR[^0-9]*\([0-9][0-9 ]*\).*/\1/p')
         [ -n "$seen" ] && [ "$seen" = "${in_service:-$seen}" ] || return 1
         in_service=$seen looks=$((looks + 1))
         usleep 50000

@@ -17,7 +17,7 @@ use super::tries;
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, GuestRam, Mib, Script};
 use crate::testbed::files::FileMapping;
-use crate::testbed::outcome::{Outcome, Problem};
+use crate::testbed::outcome::Outcome;
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
@@ -121,12 +121,12 @@ impl Soak {
             let limit = *time + BESIDES;
             self.deadline.keep(limit, |limit| session(*time, limit, *seed, &self.tools, &logs))
         })?;
-        if tried.outcome.problem == Some(Problem::NoTimeLeft) {
-            return Ok(Tally { left_out: 1, ..Tally::default() });
-        }
-        if !tried.outcome.success() {
+        let tally = Tally::of(&tried.outcome);
+        if tally.failed > 0 {
             println!("    repeat {name} with --seed {seed}");
-            return Ok(Tally { failed: 1, ..Tally::default() });
+        }
+        if tally.passed == 0 {
+            return Ok(tally);
         }
         let mut shown = String::new();
         for line in &tried.outcome.lines {
@@ -138,7 +138,7 @@ impl Soak {
             }
         }
         print!("{shown}");
-        Ok(Tally { passed: 1, ..Tally::default() })
+        Ok(tally)
     }
 
     /// Prints what all machines have counted, where there are several.

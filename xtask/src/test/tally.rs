@@ -6,6 +6,8 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::time::Instant;
 
+use crate::testbed::outcome::{Outcome, Problem};
+
 /// How many tests ended in which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -42,6 +44,18 @@ impl Tally {
 }
 
 impl Tally {
+    /// Of one test that was run in a machine.
+    pub(super) fn of(outcome: &Outcome) -> Self {
+        let mut tally = Self::default();
+        let ended = match &outcome.problem {
+            Some(Problem::NoTimeLeft) => &mut tally.left_out,
+            _ if outcome.success() => &mut tally.passed,
+            _ => &mut tally.failed,
+        };
+        *ended = 1;
+        tally
+    }
+
     /// A test that cannot run here.
     pub(super) fn skip(&mut self, name: &str, why: &dyn fmt::Display) {
         println!("test {name} ... skipped: {why:#}");

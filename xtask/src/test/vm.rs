@@ -19,7 +19,7 @@ use super::{tries, workers};
 use crate::setup::{self, MissingPrerequisite, Need};
 use crate::testbed::config::{Config, Script};
 use crate::testbed::files::FileMapping;
-use crate::testbed::outcome::{Outcome, Problem};
+use crate::testbed::outcome::Outcome;
 use crate::testbed::run_session;
 use crate::{build_kmod, build_user, cache};
 
@@ -59,13 +59,7 @@ pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>, deadline: Deadline)
         let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.0 += tried.lost;
         lost.1 += tried.seconds_lost;
-        Ok(match &tried.outcome {
-            outcome if outcome.success() => Tally { passed: 1, ..Tally::default() },
-            outcome if outcome.problem == Some(Problem::NoTimeLeft) => {
-                Tally { left_out: 1, ..Tally::default() }
-            }
-            _ => Tally { failed: 1, ..Tally::default() },
-        })
+        Ok(Tally::of(&tried.outcome))
     };
     let (firsts, variants) = scenarios::firsts(chosen);
     let mut machines = soak.map(Soak::machines).unwrap_or_default();
