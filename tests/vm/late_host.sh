@@ -5,12 +5,13 @@ imr_start
 boot 1
 module 1 timeout_ms=300
 attached 1
-settle
-hold 1 first auto
-revoked=$(stat_of 1 revoked)
-kill -STOP "$IMR_PID"
-release 1 first
-await 20 "the guest withdraws a batch" stat_is 1 revoked -gt "$revoked"
+frees() {
+    settle
+    hold 1 first auto
+    release 1 first
+    revoked=$(stat_of 1 revoked)
+}
+asleep_until 1 'revoked -gt $revoked' frees
 newest=$(stat_of 1 offer_seq)
 need "the batch was never claimed" "$(stat_of 1 revoke_lost)" -eq 0
 hold 1 second auto

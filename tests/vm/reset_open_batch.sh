@@ -5,13 +5,13 @@ imr_start
 boot 1
 module 1 timeout_ms=60000
 attached 1
-settle
-hold 1 first auto
-kill -STOP "$IMR_PID"
-release 1 first
-await 20 "an offer is open" stat_is 1 open_seq -gt 0
-open=$(stat_of 1 open_seq)
-say "offer $open is open, the host asleep"
+frees() {
+    settle
+    hold 1 first auto
+    release 1 first
+}
+asleep_until 1 "open_seq -gt 0" frees
+say "offer $(stat_of 1 open_seq) is open, the host asleep"
 guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 boot 1 2
 hold 1 second auto

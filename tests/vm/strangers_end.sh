@@ -9,12 +9,13 @@ quiet_kernel() {
 
 # offered: a batch is offered, and its host asleep. OPEN is that.
 offered() {
+    asleep_until 1 "open_seq -gt 0" frees
+    OPEN=$(stat_of 1 open_seq)
+}
+frees() {
     settle
     hold 1 first 120
-    kill -STOP "$IMR_PID"
     release 1 first
-    await 20 "an offer is open" stat_is 1 open_seq -gt 0
-    OPEN=$(stat_of 1 open_seq)
 }
 
 # another_kernel HOW: the guest's next kernel is up and uses its memory; the host wakes up, and takes none of that.
@@ -54,8 +55,7 @@ imr_start
 attached 1
 event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed"
 for round in 1 2; do
-    kill -STOP "$IMR_PID"
-    await 40 "an offer is open" stat_is 1 open_seq -gt 0
+    asleep_until 1 "open_seq -gt 0" true
     guest run -t 20 1 rmmod imr_guest || fail "the module does not unload with an offer open"
     mark
     kill -CONT "$IMR_PID"

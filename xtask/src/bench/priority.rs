@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     build_kmod::ensure_built(Config::default().guest_kernel)?;
     let logs = cache::target_dir().join("vm-logs").join(NAME);
     let config = config(args.rounds, &build_user::static_tools()?, &logs)?;
-    let session = || {
+    let session = |_| {
         run_session(&config, &mut |line| {
             if line.text.starts_with(FIGURES) {
                 eprintln!("{}", line.text);

@@ -117,7 +117,7 @@ impl Soak {
     pub(super) fn run(&self, machine: &Machine) -> Result<Tally> {
         let Machine { name, time, seed } = machine;
         let logs = cache::target_dir().join("vm-logs").join(name);
-        let tried = tries::run(name, &logs, 0, || {
+        let tried = tries::run(name, &logs, 0, |_| {
             let limit = *time + BESIDES;
             self.deadline.keep(limit, |limit| session(*time, limit, *seed, &self.tools, &logs))
         })?;

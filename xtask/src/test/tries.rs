@@ -35,8 +35,9 @@ pub(crate) struct Tried {
     pub(crate) seconds_lost: f64,
 }
 
-/// Runs the test `name`, and again where [`lost`] says so; `logs` is where it leaves its own, and is removed before.
-/// `boots_again` is how often it has a guest boot again on purpose, at most.
+/// Runs the test `name`, and again where [`lost`] says so; `run` is told whether it is again, so that it may ask less of the
+/// emulator then. `logs` is where it leaves its own, and is removed before. `boots_again` is how often it has a guest boot
+/// again on purpose, at most.
 ///
 /// # Errors
 /// As of `run`; when it was interrupted by a signal, or a lost try's logs cannot be kept.
@@ -44,16 +45,16 @@ pub(crate) fn run(
     name: &str,
     logs: &Path,
     boots_again: u32,
-    run: impl Fn() -> Result<Outcome>,
+    run: impl Fn(bool) -> Result<Outcome>,
 ) -> Result<Tried> {
-    let try_it = || {
+    let try_it = |again| {
         cache::remove_tree(logs)?;
-        run()
+        run(again)
     };
     for nth in 1..TRIES {
         cache::remove_tree(&kept_logs(logs, nth))?;
     }
-    let mut outcome = try_it()?;
+    let mut outcome = try_it(false)?;
     let mut again = String::new();
     let (mut tries, mut seconds_lost) = (1, 0.0);
     while tries < TRIES
@@ -66,7 +67,7 @@ pub(crate) fn run(
             .with_context(|| format!("cannot keep {}", logs.display()))?;
         again.push_str(&format!(", {what} at try {tries}"));
         tries += 1;
-        outcome = try_it()?;
+        outcome = try_it(true)?;
     }
     if outcome.retries > 0 {
         again.push_str(", L1 hung at boot and was booted again");
@@ -166,7 +167,9 @@ mod tests {
     fn it_is_run_three_times_at_most_and_the_lost_tries_logs_are_kept() {
         let logs = std::env::temp_dir().join(format!("imr-tries-{}", std::process::id()));
         let tries = Cell::new(0);
-        let fails = || {
+        let told = Cell::new(0);
+        let fails = |again| {
+            told.set(told.get() + usize::from(again));
             tries.set(tries.get() + 1);
             fs::create_dir_all(&logs)?;
             fs::write(logs.join("try"), tries.get().to_string())?;
@@ -174,7 +177,7 @@ mod tests {
         };
         let tried = run("x", &logs, 0, fails).unwrap();
         assert!(!tried.outcome.success());
-        assert_eq!((tries.get(), tried.lost), (3, 2));
+        assert_eq!((tries.get(), tried.lost, told.get()), (3, 2, 2));
         for (folder, nth) in [(kept_logs(&logs, 1), "1"), (kept_logs(&logs, 2), "2"), (logs, "3")] {
             assert_eq!(fs::read_to_string(folder.join("try")).unwrap(), nth);
             fs::remove_dir_all(folder).unwrap();

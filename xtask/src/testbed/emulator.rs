@@ -128,6 +128,7 @@ impl Emulator {
         }
         match self.accelerator {
             Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+            // With thread=single and two CPUs guests stand still at boot (10.0).
             Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
         };
         command
