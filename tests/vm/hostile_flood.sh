@@ -30,12 +30,16 @@ LINE=$(cat /tmp/flood.line)
 say "$LINE"
 say "imr had $used ms of CPU in $took ms: $((used * 100 / took)) % of one"
 made=$(said calls)
+most=25
 if [ "$made" -lt $CALLS ]; then
     say "this machine made $made of $CALLS calls in $MOST_S s"
     need "it ended for that time, ms" "$took" -ge $((MOST_S * 1000))
     need "the flood was one: calls" "$made" -ge 50000
+    # So slow that nearly every call is one of the thousand a second that are heard: imr's share is what hearing a call costs
+    # under the emulator against making one.
+    most=40
 fi
-need "imr's CPU time, percent of one CPU" $((used * 100 / took)) -le 25
+need "imr's CPU time, percent of one CPU" $((used * 100 / took)) -le "$most"
 hostile 1 honest
 rung=$(guest run -t 100 1 imr-testtool ring --times 5000) || fail "ring: $rung"
 echo "$rung"
