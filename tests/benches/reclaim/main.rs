@@ -33,6 +33,8 @@ use report::{Report, Way};
 const ROUNDS: u64 = 40;
 /// Turns in 2 MiB pages take so much less time that there can be so many times more of them.
 const HUGE_ROUNDS: u64 = 2;
+/// Times on private memory in 4 KiB pages spread the widest, so there are so many times more turns.
+const INJECT_ROUNDS: u64 = 3;
 /// Samples of what the probes cost, for each such pair: 1 in so many.
 const PROBE_ROUNDS: u64 = 2;
 /// Ranges written to swap.
@@ -105,7 +107,7 @@ fn measure(rounds: u64, bin_dir: &std::path::Path) -> Result<Report> {
         punch("punch_4k", Backing::Shared4k, 1.10, rounds)?,
         punch("punch_2m", Backing::Shared2m, 1.25, huge)?,
         punch("punch_hugetlb", Backing::Hugetlb, 1.25, huge)?,
-        inject("inject", Backing::Private4k, 1.25, rounds)?,
+        inject("inject", Backing::Private4k, 1.25, rounds * INJECT_ROUNDS)?,
         inject("inject_2m", Backing::Private2m, f64::INFINITY, huge)?,
     ];
     let samples = rounds.div_ceil(PROBE_ROUNDS);

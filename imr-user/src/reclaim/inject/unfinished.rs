@@ -16,15 +16,16 @@ use rustix::thread::set_current_timer_slack;
 use super::frame;
 use super::ptrace::{Registers, Stop, Tracee};
 
-/// How long the answer is only looked for, not slept for: a stop takes about as long as going to sleep does.
-const SPIN: Duration = Duration::from_micros(60);
-/// One in how many parts of the time that it took is an answer seen late, at most. A batch is many calls, so it all adds up.
+/// How long the answer is only looked for, giving way to whoever wants the CPU, and not slept for: a stop takes about as
+/// long as going to sleep does, a call of 4 MiB a third of a millisecond, and what is seen late adds up over a batch.
+const SPIN: Duration = Duration::from_millis(1);
+/// After that, one in how many parts of the time that it took is an answer seen late, at most.
 const LATE: u32 = 24;
 
 thread_local! {
     static UNFINISHED: RefCell<Vec<Leaving>> = const { RefCell::new(Vec::new()) };
     /// Has the sleeps of this OS thread end when they should: by default they last up to 50 us longer
-    /// (PR_SET_TIMERSLACK(2const)), a sixth of a call of 4 MiB.
+    /// (PR_SET_TIMERSLACK(2const)).
     static ON_TIME: () = {
         // Where it fails, they last longer.
         let _ = set_current_timer_slack(NonZeroU64::new(1));
