@@ -35,6 +35,7 @@ stranded=$(told stranded_bytes "stranded_bytes>=$(((known - 8) * MIB))") || fail
 left=$(told reclaimable_bytes "stranded_bytes>=$(((known - 8) * MIB))")
 say "fragmented: $left MiB reclaimable now, $stranded MiB stranded, $known by imr vms; by its buddyinfo $own MiB are in small blocks"
 need "what is held and what is stranded is not reclaimable, MiB" "$left" -le $((whole - HELD + 24))
+need "the guest counts no less in small blocks, MiB" $((stranded - own)) -le 16
 imr vms
 need "it was not asked to compact" "$(stat_of 1 compactions)" -eq 0
 need "nothing is refused" "$(count event=refused)" -eq 0

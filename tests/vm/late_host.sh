@@ -7,8 +7,7 @@ module 1 timeout_ms=300
 attached 1
 frees() {
     settle
-    hold 1 first auto
-    release 1 first
+    fill 1 auto
     revoked=$(stat_of 1 revoked)
 }
 asleep_until 1 'revoked -gt $revoked' frees

@@ -7,8 +7,7 @@ module 1 timeout_ms=60000
 attached 1
 frees() {
     settle
-    hold 1 first auto
-    release 1 first
+    fill 1 auto
 }
 asleep_until 1 "open_seq -gt 0" frees
 say "offer $(stat_of 1 open_seq) is open, the host asleep"

@@ -14,8 +14,7 @@ offered() {
 }
 frees() {
     settle
-    hold 1 first 120
-    release 1 first
+    fill 1 120
 }
 
 # another_kernel HOW: the guest's next kernel is up and uses its memory; the host wakes up, and takes none of that.

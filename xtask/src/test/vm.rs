@@ -52,11 +52,12 @@ pub(super) fn run(filter: Option<&str>, soak: Option<&Soak>, deadline: Deadline)
     let run = |scenario: &Scenario| -> Result<Tally> {
         let logs = cache::target_dir().join("vm-logs").join(scenario.name);
         let boots_again = scenario.boots_again();
-        let limit = Duration::from_secs((scenario.machine)().limit_s);
+        let machine = (scenario.machine)();
+        let limit = Duration::from_secs(machine.limit_s);
         let tried = tries::run(scenario.name, &logs, boots_again, |again| {
             deadline.keep(limit, |limit| run_one(scenario, again, limit, &tools, &logs))
         })?;
-        if tried.lost > 0 && (scenario.machine)().host_cpus > 1 {
+        if tried.lost > 0 && machine.host_cpus > 1 {
             println!("    {}: from try 2 on with one CPU in L1", scenario.name);
         }
         let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
