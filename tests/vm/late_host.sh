@@ -1,17 +1,11 @@
 # A host that answers too late: the guest has withdrawn the batch and uses its memory again, and nothing of it
 # is taken.
 . /root/lib.sh
-imr_start
 boot 1
 module 1 timeout_ms=300
-attached 1
-frees() {
-    settle
-    fill 1 auto
-    revoked=$(stat_of 1 revoked)
-}
-asleep_until 1 'revoked -gt $revoked' frees
-newest=$(stat_of 1 offer_seq)
+imr_start --stop-at heard
+stops 1
+await 20 "the guest has withdrawn it" stat_is 1 revoked -gt 0
 need "the batch was never claimed" "$(stat_of 1 revoke_lost)" -eq 0
 hold 1 second auto
 # Offers that were opened meanwhile were withdrawn, too: nobody answered.

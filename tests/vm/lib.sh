@@ -144,29 +144,6 @@ stops() {
 }
 is_stopped() { grep -q '^State:[[:space:]]*T' "/proc/$1/status"; }
 
-# asleep_until N 'NAME TEST...' COMMAND...: COMMAND has guest N free memory, then imr is stopped (SIGSTOP), and by what is
-# offered to it meanwhile that counter of the module gets so far (variables in it are those after COMMAND). Page reporting
-# begins 2 s after a free, and nothing is offered to a host that has been silent for 5 s (IMR_HOST_STALE_MS): on a slow machine
-# it may come too late, or before imr is stopped, and is had again.
-asleep_until() {
-    whose=$1 wanted=$2; shift 2
-    for _ in 1 2 3 4 5; do
-        "$@"
-        kill -STOP "$IMR_PID"
-        looks=0 seen=$(stat_of "$whose" no_host)
-        while [ $looks -lt 100 ]; do
-            ! eval "stat_is $whose $wanted" || return 0
-            ! stat_is "$whose" no_host -gt "$seen" || break
-            looks=$((looks + 1))
-            usleep 50000
-        done
-        say "guest $whose offered nothing while imr slept"
-        kill -CONT "$IMR_PID"
-        await 40 "the guest knows imr again" stat_is "$whose" host_fresh -eq 1
-    done
-    fail "while imr slept, five times, it was never so: $wanted"
-}
-
 # served N [MIB]: a new batch of guest N is offered and finished, and nothing is stuck.
 served() {
     mark

@@ -1,16 +1,12 @@
 # The guest is reset while an offer is open and its host sleeps. The page of the old kernel still lies in memory;
 # nothing of the new boot's memory is taken on account of it.
 . /root/lib.sh
-imr_start
 boot 1
 module 1 timeout_ms=60000
-attached 1
-frees() {
-    settle
-    fill 1 auto
-}
-asleep_until 1 "open_seq -gt 0" frees
-say "offer $(stat_of 1 open_seq) is open, the host asleep"
+imr_start --stop-at heard
+stops 1
+need "an offer is open" "$OPEN" -gt 0
+say "offer $OPEN is open, the host asleep"
 guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 boot 1 2
 hold 1 second auto

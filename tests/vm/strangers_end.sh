@@ -7,14 +7,17 @@ quiet_kernel() {
     guest run 1 dmesg | grep -E 'Bad page|Out of memory|invoked oom|WARN|BUG|Oops' && fail "the guest's kernel complains"
 }
 
-# offered: a batch is offered, and its host asleep. OPEN is that.
-offered() {
-    asleep_until 1 "open_seq -gt 0" frees
-    OPEN=$(stat_of 1 open_seq)
+# stopped_at STEP [MIB]: an imr stops itself at that step of an offer, for which the guest frees some memory. OPEN is that.
+stopped_at() {
+    imr_start --stop-at "$1"
+    stops 1 "${2:-}"
+    need "an offer is open" "$OPEN" -gt 0
 }
-frees() {
-    settle
-    fill 1 120
+
+# served_again: the module that was loaded last is accepted, and something is reclaimed.
+served_again() {
+    attached 1
+    event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed after the reload"
 }
 
 # another_kernel HOW: the guest's next kernel is up and uses its memory; the host wakes up, and takes none of that.
@@ -50,24 +53,27 @@ boot 1
 
 module 1 timeout_ms=60000
 guest run 1 "(until [ -e /tmp/load.end ]; do imr-testtool fill --mib 80 || echo FAILED; done; echo ENDED) >/tmp/load.out 2>&1 &"
-imr_start
-attached 1
-event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed"
-for round in 1 2; do
-    asleep_until 1 "open_seq -gt 0" true
-    guest run -t 20 1 rmmod imr_guest || fail "the module does not unload with an offer open"
-    mark
-    kill -CONT "$IMR_PID"
-    module 1 timeout_ms=1000
-    attached 1
-    event 40 event=done 'reclaimed_bytes>=2097152' >/dev/null || fail "nothing was reclaimed after the reload"
-done
+stopped_at heard
+guest run -t 20 1 rmmod imr_guest || fail "the module does not unload with an offer open"
+mark
+kill -CONT "$IMR_PID"
+module 1 timeout_ms=60000
+served_again
 imr_stop
-FROM=0
-# With a batch that the host has begun with, it is in use; then it goes.
-imr_start --stop-at claimed
-stops 1
-need "a batch is claimed" "$OPEN" -gt 0
+# With a batch that the host has begun with, it waits for that.
+stopped_at claimed
+guest run -t 60 1 rmmod imr_guest &
+unloading=$!
+await 20 "the module waits for its batch" guest run -t 20 1 "grep '^imr_guest .* Unloading ' /proc/modules"
+mark
+kill -CONT "$IMR_PID"
+wait $unloading || fail "the module does not unload when its batch has ended"
+event 10 event=detached vm.name=guest1 >/dev/null || fail "imr did not hear the module's goodbye"
+module 1 timeout_ms=1000
+served_again
+imr_stop
+# Where that takes long, the module is in use.
+stopped_at claimed
 await 20 "the guest says that it has to wait" guest run -t 20 1 "dmesg | grep 'has held offer $OPEN'"
 guest run -t 20 1 rmmod imr_guest && fail "the module unloads while the host has its batch"
 kill -CONT "$IMR_PID"
@@ -82,11 +88,10 @@ quiet_kernel
 # --- suspend to memory ---
 
 suspended() { guest qmp 1 '{"execute":"query-status"}' | grep -q '"suspended"'; }
-mark
+imr_stop
 module 1 timeout_ms=60000
-attached 1
 hold 1 keep 32
-offered
+stopped_at heard 120
 guest run 1 "cat /sys/power/mem_sleep; (sleep 1; echo mem >/sys/power/state; echo \$? >/tmp/slept) >/tmp/sleep.out 2>&1 &"
 await 40 "the guest sleeps" suspended
 mark
@@ -104,7 +109,9 @@ say "suspended and back with offer $OPEN open"
 
 # --- panic ---
 
-offered
+FROM=0
+imr_stop
+stopped_at heard 120
 guest run 1 "echo 1 >/proc/sys/kernel/panic; (sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &"
 another_kernel panic "event 1 event=reset"
 
@@ -113,9 +120,7 @@ another_kernel panic "event 1 event=reset"
 FROM=0
 imr_stop
 guest run -t 60 1 "modprobe virtio_blk && cat /dev/vda >/tmp/kernel && cat /dev/vdb >/tmp/initrd" || fail "no kernel for kexec"
-imr_start --stop-at claimed
-stops 1 100
-need "a batch is claimed" "$OPEN" -gt 0
+stopped_at claimed 100
 guest run 1 "(sleep 1; imr-testtool kexec --kernel /tmp/kernel --initrd /tmp/initrd) >/tmp/kexec.out 2>&1 &"
 another_kernel kexec "event 1 event=abandoned seq=$OPEN"
 FROM=0

@@ -160,8 +160,22 @@ qmp() {
     case $line in *'"error"'*) return 1 ;; esac
 }
 
+# until_answered: waits until the agent is done with what `run` has sent it, or the guest was reset or has ended.
+until_answered() {
+    until ended; do
+        next_line || continue
+        case $line in
+        "$$="*) return ;;
+        boot) [ -z "$begun" ] || return ;;
+        esac
+    done
+}
+
+late() { echo "guest: guest $n: not done after $limit s: $asked" >&2; }
+
 run() {
     want=1
+    asked=$*
     await "$limit" booted || exit 124
     ended && die "guest $n has ended"
     for slot in 0 1 2 3 none; do
@@ -173,18 +187,22 @@ run() {
         # All four are busy: queue up for one of them, by chance so that waiters spread.
         slot=$(($$ % 4))
         exec 9>"$dir/agent$slot.lock"
-        flock 9
+        if [ "$limit" = 0 ]; then
+            flock 9
+        else
+            timeout "$limit" flock 9 || { late; return 124; }
+        fi
     fi
     exec 4<>"$dir/agent$slot.out" 5<>"$dir/agent$slot.in"
     echo "$$ $limit $(echo "$*" | base64 -w0)" >&5
     begun=
-    late() { echo "guest: guest $n: not done after $limit s: $asked" >&2; }
-    asked=$*
     start=$(cut -d. -f1 /proc/uptime)
     while :; do
         # The agent keeps the limit; this is for a guest that is too busy, or stopped, to do so.
         if [ "$limit" != 0 ] && [ $(($(cut -d. -f1 /proc/uptime) - start)) -ge $((limit + 10)) ]; then
             late
+            # The agent still waits for it, so the slot stays taken until then.
+            until_answered >/dev/null 2>&1 </dev/null &
             return 124
         fi
         if ! next_line; then
