@@ -112,12 +112,12 @@ static int imr_wait(struct imr_guest *g, u64 seq)
 			break;
 
 		if (lost && !told && now - start >= imr_ms(IMR_OVERDUE_MS)) {
+			/* "Module is in use" is a better answer to rmmod than to hang. */
+			pinned = try_module_get(THIS_MODULE);
 			pr_warn("the host has held offer %llu for %u s; its memory stays out of use until the host answers\n",
 				seq, (unsigned int)(IMR_OVERDUE_MS / MSEC_PER_SEC));
 			told = true;
 			poll_max = IMR_POLL_OVERDUE_US;
-			/* "Module is in use" is a better answer to rmmod than to hang. */
-			pinned = try_module_get(THIS_MODULE);
 		}
 		if (now >= ring) {
 			imr_ring(g, seq);
