@@ -42,11 +42,9 @@ attached 1
 imr_stop
 
 # A minute asleep with a batch claimed. Another imr is there meanwhile, and has nothing to say to this guest.
-imr_start --stop-at claimed
-first=$IMR_PID first_log=$IMR_LOG
 lost=$(stat_of 1 revoke_lost)
-stops 1 24
-need "a batch is claimed" "$OPEN" -ne 0
+stopped_at 1 24 claimed
+first=$IMR_PID first_log=$IMR_LOG
 imr_start --ctl /tmp/second.sock
 began=$(cut -d. -f1 /proc/uptime)
 await 20 "the second imr says whose the guest is" eval '[ "$(ctl_field /tmp/second.sock vms.0.backend)" = other-instance ]'

@@ -23,18 +23,15 @@ disk
 module 1 timeout_ms=60000
 hold 1 keep 32
 
-imr_start --stop-at heard
-stops 1
+stopped_at 1 0 heard
 offered=$OPEN
-need "a batch is offered" "$offered" -ne 0
 snapshot save offered
 kill -CONT "$IMR_PID"
 event 30 event=done "seq=$offered" >/dev/null || fail "offer $offered was not finished"
 settle
 imr_stop
 
-imr_start --stop-at claimed
-stops 1 24
+stopped_at 1 24 claimed
 claimed=$OPEN
 need "a batch is claimed" "$claimed" -gt "$offered"
 snapshot save claimed

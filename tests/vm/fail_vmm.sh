@@ -17,9 +17,7 @@ crash() {
 }
 
 module 2
-imr_start --stop-at half
-stops 2 24
-need "a batch is open" "$OPEN" -ne 0
+stopped_at 2 24 half
 crash SEGV half
 module 1
 attached 1
@@ -35,9 +33,7 @@ served 2
 guest run -t 60 1 rmmod imr_guest || fail "the module does not unload"
 imr_stop
 
-imr_start --stop-at claimed
-stops 2 24
-need "a batch is open" "$OPEN" -ne 0
+stopped_at 2 24 claimed
 crash KILL claimed
 module 1
 attached 1

@@ -43,9 +43,7 @@ imr_stop
 
 # The guest is reset, and up again before imr goes on.
 module 2 timeout_ms=60000
-imr_start --inject --stop-at claimed
-stops 2 24
-need "a batch is open" "$OPEN" -ne 0
+stopped_at 2 24 claimed --inject
 guest qmp 2 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 boot 2 2
 hold 2 second auto

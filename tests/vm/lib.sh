@@ -137,12 +137,21 @@ settle() { imr-testtool json quiet --file "$IMR_LOG" --for 4.5 --timeout $((90 *
 # OPEN is that offer (none by then: 0).
 stops() {
     filling=
-    [ -z "${2:-}" ] || { fill "$1" "$2" & filling=$!; }
+    [ "${2:-0}" -eq 0 ] || { fill "$1" "$2" & filling=$!; }
     await 60 "imr stops itself" is_stopped "$IMR_PID"
     OPEN=$(stat_of "$1" open_seq) || fail "the guest does not answer"
     [ -z "$filling" ] || wait $filling || fail "guest $1: fill of $2 MiB"
 }
 is_stopped() { grep -q '^State:[[:space:]]*T' "/proc/$1/status"; }
+
+# stopped_at N MIB STEP [ARGS]: starts an imr that stops itself at that step of an offer of guest N, which frees MIB for it
+# (0: it has something to offer). The offer is open: OPEN.
+stopped_at() {
+    offering=$1 freed_mib=$2; shift 2
+    imr_start --stop-at "$@"
+    stops "$offering" "$freed_mib"
+    need "guest $offering has an open offer" "$OPEN" -gt 0
+}
 
 # served N [MIB]: a new batch of guest N is offered and finished, and nothing is stuck.
 served() {

@@ -3,9 +3,7 @@
 . /root/lib.sh
 boot 1
 module 1 timeout_ms=60000
-imr_start --stop-at heard
-stops 1
-need "an offer is open" "$OPEN" -gt 0
+stopped_at 1 0 heard
 say "offer $OPEN is open, the host asleep"
 guest qmp 1 '{"execute":"system_reset"}' >/dev/null || fail "no reset"
 boot 1 2

@@ -4,9 +4,7 @@
 boot 1
 boot 2
 module 1
-imr_start --stop-at half
-stops 1 24
-need "a batch is open" "$OPEN" -ne 0
+stopped_at 1 24 half
 guest qmp 1 '{"execute":"quit"}' >/dev/null || fail "guest 1 does not quit"
 guest off 1
 kill -CONT "$IMR_PID"

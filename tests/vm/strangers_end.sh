@@ -7,13 +7,6 @@ quiet_kernel() {
     guest run 1 dmesg | grep -E 'Bad page|Out of memory|invoked oom|WARN|BUG|Oops' && fail "the guest's kernel complains"
 }
 
-# stopped_at STEP [MIB]: an imr stops itself at that step of an offer, for which the guest frees some memory. OPEN is that.
-stopped_at() {
-    imr_start --stop-at "$1"
-    stops 1 "${2:-}"
-    need "an offer is open" "$OPEN" -gt 0
-}
-
 # served_again: the module that was loaded last is accepted, and something is reclaimed.
 served_again() {
     attached 1
@@ -53,7 +46,7 @@ boot 1
 
 module 1 timeout_ms=60000
 guest run 1 "(until [ -e /tmp/load.end ]; do imr-testtool fill --mib 80 || echo FAILED; done; echo ENDED) >/tmp/load.out 2>&1 &"
-stopped_at heard
+stopped_at 1 0 heard
 guest run -t 20 1 rmmod imr_guest || fail "the module does not unload with an offer open"
 mark
 kill -CONT "$IMR_PID"
@@ -61,7 +54,7 @@ module 1 timeout_ms=60000
 served_again
 imr_stop
 # With a batch that the host has begun with, it waits for that.
-stopped_at claimed
+stopped_at 1 0 claimed
 guest run -t 60 1 rmmod imr_guest &
 unloading=$!
 await 20 "the module waits for its batch" guest run -t 20 1 "grep '^imr_guest .* Unloading ' /proc/modules"
@@ -73,7 +66,7 @@ module 1 timeout_ms=1000
 served_again
 imr_stop
 # Where that takes long, the module is in use.
-stopped_at claimed
+stopped_at 1 0 claimed
 await 20 "the module is in use" guest run -t 20 1 "grep '^imr_guest [0-9]* 1 ' /proc/modules"
 # The log may say the same of the one before: a load counts its offers from 1.
 guest run 1 "dmesg | grep -q 'has held offer $OPEN'" || fail "the guest does not say that it has to wait"
@@ -93,7 +86,7 @@ suspended() { guest qmp 1 '{"execute":"query-status"}' | grep -q '"suspended"'; 
 imr_stop
 module 1 timeout_ms=60000
 hold 1 keep 32
-stopped_at heard 120
+stopped_at 1 120 heard
 guest run 1 "cat /sys/power/mem_sleep; (sleep 1; echo mem >/sys/power/state; echo \$? >/tmp/slept) >/tmp/sleep.out 2>&1 &"
 await 40 "the guest sleeps" suspended
 mark
@@ -113,7 +106,7 @@ say "suspended and back with offer $OPEN open"
 
 FROM=0
 imr_stop
-stopped_at heard 120
+stopped_at 1 120 heard
 guest run 1 "echo 1 >/proc/sys/kernel/panic; (sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &"
 another_kernel panic "event 1 event=reset"
 
@@ -122,7 +115,7 @@ another_kernel panic "event 1 event=reset"
 FROM=0
 imr_stop
 guest run -t 60 1 "modprobe virtio_blk && cat /dev/vda >/tmp/kernel && cat /dev/vdb >/tmp/initrd" || fail "no kernel for kexec"
-stopped_at claimed 100
+stopped_at 1 100 claimed
 guest run 1 "(sleep 1; imr-testtool kexec --kernel /tmp/kernel --initrd /tmp/initrd) >/tmp/kexec.out 2>&1 &"
 another_kernel kexec "event 1 event=abandoned seq=$OPEN"
 FROM=0

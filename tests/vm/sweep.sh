@@ -96,12 +96,10 @@ available=$(available_kib)
 release 1 big
 mib=$(guest run 1 "sed -n 's/^mib=\([0-9]*\).*/\1/p' /tmp/big.out")
 FROM=0
-imr_start --stop-at heard
-stops 1
+stopped_at 1 0 heard
 held=$(stat_of 1 held_pages)
 say "held: $((held / 256)) MiB; available $(($(available_kib) / 1024)) MiB; $((mib + available / 1024)) MiB without a batch"
 need "a sweep holds a batch, pages" "$held" -ge 16384
-need "it is open" "$OPEN" -gt 0
 # All but 24 MiB of what is there without the batch, so more than there is now.
 fill 1 $((mib + available / 1024 - 24))
 need "the guest has asked for it" "$(stat_of 1 pressed)" -ge 1
