@@ -2,7 +2,7 @@
 //! that memory back to the host and shows what every block is doing.
 //!
 //! Folders in the order of the data: `ingest` -> `correlate` -> `model` -> `policy` -> `guest`, `reclaim`; the
-//! `pipeline` joins them; `view` and `cli` are for people. `cargo xtask tidy` checks who imports whom.
+//! `pipeline` joins them; `view` and `cli` are for people; `sys` is the kernel's. `cargo xtask tidy` checks who imports whom.
 
 pub mod cli;
 pub mod correlate;
@@ -12,4 +12,5 @@ pub mod model;
 pub mod pipeline;
 pub mod policy;
 pub mod reclaim;
+mod sys;
 pub mod view;

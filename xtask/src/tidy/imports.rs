@@ -34,12 +34,14 @@ impl Layer {
 }
 
 /// The import table, in the order of the data.
-const LAYERS: [Layer; 10] = [
-    layer("ingest", &["model"]).with_wire_formats(),
+const LAYERS: [Layer; 11] = [
+    // What the kernel is asked for by more than one of those below.
+    layer("sys", &[]),
+    layer("ingest", &["model", "sys"]).with_wire_formats(),
     layer("correlate", &["ingest", "model"]).pure(),
     layer("model", &[]).pure(),
     layer("policy", &["model"]).pure(),
-    layer("reclaim", &["policy", "model"]).with_wire_formats(),
+    layer("reclaim", &["policy", "model", "sys"]).with_wire_formats(),
     layer("guest", &["policy", "model"]).with_wire_formats(),
     layer("pipeline", &["ingest", "correlate", "model", "policy", "reclaim", "guest"]).with_wire_formats(),
     layer("view", &["model"]),

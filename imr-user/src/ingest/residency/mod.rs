@@ -12,7 +12,6 @@ mod kpageflags;
 mod pagemap;
 mod piece;
 mod row;
-mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use super::kpageflags::{KPageFlags, Use};
 use super::piece::Piece;
 use super::row::Rows;
-use super::scan::{self, Region};
 use crate::ingest::IngestError;
 use crate::ingest::vmm::Vmm;
 use crate::model::block::Residency;
 use crate::model::ids::{FRAME_SIZE, FRAMES_PER_BLOCK};
+use crate::sys::pagemap_scan::{self as scan, Region};
 
 /// Bytes of a word.
 const WORD: u64 = 8;
@@ -188,22 +188,12 @@ impl Pagemap {
         self.regions.resize(scan::MAX_REGIONS, Region::default());
         self.unclear.clear();
         self.unclear.resize(piece.blocks(), false);
-        let (mut start, end) =
-            (piece.first_page * FRAME_SIZE, (piece.first_page + piece.frames) * FRAME_SIZE);
-        while start < end {
-            let (found, walked_to) = scan::scan(&self.file, wanted, start, end, &mut self.regions)
-                .map_err(|error| self.vmm.io_failure("ioctl PAGEMAP_SCAN on", "pagemap", error))?;
-            for region in &self.regions[..found] {
-                let frame = |address: u64| (address / FRAME_SIZE).saturating_sub(piece.first_page);
-                each(frame(region.start)..frame(region.end), region.categories, &mut self.unclear);
-            }
-            if walked_to <= start {
-                let what = format!("PAGEMAP_SCAN from {start:#x} came to {walked_to:#x}");
-                return Err(IngestError::Format { path: self.vmm.path("pagemap").into(), what });
-            }
-            start = walked_to;
-        }
-        Ok(())
+        let addresses = piece.first_page * FRAME_SIZE..(piece.first_page + piece.frames) * FRAME_SIZE;
+        scan::each_region(&self.file, wanted, addresses, &mut self.regions, |region| {
+            let frame = |address: u64| (address / FRAME_SIZE).saturating_sub(piece.first_page);
+            each(frame(region.start)..frame(region.end), region.categories, &mut self.unclear);
+        })
+        .map_err(|error| self.vmm.io_failure("ioctl PAGEMAP_SCAN on", "pagemap", error))
     }
 
     /// Counts frames in huge pages. To PAGEMAP_SCAN the huge zero page is one like any other (PAGE_IS_PFNZERO is for

@@ -4,62 +4,22 @@
 //! back.
 
 use std::fs::File;
-use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::model::ids::FRAME_SIZE;
+use crate::sys::pagemap_scan::{self as scan, Region};
 
-/// `_IOWR('f', 16, struct pm_scan_arg)`, Linux 6.7.
-const PAGEMAP_SCAN: libc::Ioctl = {
-    let size = size_of::<Scan>() as libc::Ioctl;
-    (3 << 30) | (size << 16) | ((b'f' as libc::Ioctl) << 8) | 16
-};
-/// include/uapi/linux/fs.h, PAGE_IS_*: in the page tables; the zero page; mapped by a huge page as a whole.
-const PRESENT: u64 = 1 << 3;
-const ZERO: u64 = 1 << 5;
-const HUGE: u64 = 1 << 6;
 /// A word of pagemap: bit 63, the page is there.
 const WORD_PRESENT: u64 = 1 << 63;
 const WORD: usize = 8;
 /// Words read at a time.
 const WORDS: usize = 4096;
-/// Ranges asked for at a time; from 512 on the kernel counts wrongly (do_pagemap_scan, 6.12).
+/// Ranges asked for at a time.
 const REGIONS: usize = 256;
-
-/// struct pm_scan_arg.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Scan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-const _: () = assert!(size_of::<Scan>() == 96);
-
-/// struct page_region.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-const _: () = assert!(size_of::<Region>() == 24);
 
 /// An open pagemap. Holds no memory of the VMM.
 #[derive(Debug)]
@@ -77,7 +37,7 @@ impl Pagemap {
     pub(super) fn present_bytes(&self, start: u64, end: u64) -> Result<u64, Errno> {
         let mut sum = 0;
         match self.each(start, end, &mut |region| {
-            if region.categories & ZERO == 0 {
+            if region.categories & scan::ZERO == 0 {
                 sum += region.end - region.start;
             }
         }) {
@@ -90,7 +50,7 @@ impl Pagemap {
     /// Whether a huge page is mapped there; `None` where the kernel does not say.
     pub(super) fn has_huge_page(&self, start: u64, end: u64) -> Result<Option<bool>, Errno> {
         let mut huge = false;
-        match self.each(start, end, &mut |region| huge |= region.categories & HUGE != 0) {
+        match self.each(start, end, &mut |region| huge |= region.categories & scan::HUGE != 0) {
             Ok(()) => Ok(Some(huge)),
             Err(Errno::NOTTY | Errno::INVAL) => Ok(None),
             Err(errno) => Err(errno),
@@ -99,31 +59,8 @@ impl Pagemap {
 
     fn each(&self, start: u64, end: u64, look: &mut dyn FnMut(&Region)) -> Result<(), Errno> {
         let mut regions = [Region::default(); REGIONS];
-        let mut from = start;
-        while from < end {
-            let mut scan = Scan {
-                size: size_of::<Scan>() as u64,
-                start: from,
-                end,
-                vec: regions.as_mut_ptr() as u64,
-                vec_len: REGIONS as u64,
-                category_anyof_mask: PRESENT,
-                return_mask: PRESENT | ZERO | HUGE,
-                ..Scan::default()
-            };
-            // SAFETY: `scan` is the structure that this request takes, and names `regions`, which is borrowed mutably
-            // until the call is over and may hold any bytes.
-            let found = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
-            let Ok(found) = usize::try_from(found) else {
-                return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
-            };
-            regions.iter().take(found).for_each(&mut *look);
-            if scan.walk_end <= from {
-                return Err(Errno::IO);
-            }
-            from = scan.walk_end;
-        }
-        Ok(())
+        scan::each_region(&self.file, scan::PRESENT, start..end, &mut regions, look)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
     fn present_words(&self, start: u64, end: u64) -> Result<u64, Errno> {
@@ -146,7 +83,7 @@ impl Pagemap {
 mod tests {
     use std::os::fd::AsFd as _;
 
-    use rustix::mm::MapFlags;
+    use rustix::mm::{Advice, MapFlags, madvise};
 
     use super::*;
     use crate::reclaim::testing::{MIB, Ram, proc_dir};
@@ -163,5 +100,20 @@ mod tests {
         assert_eq!(pagemap.present_words(start, end), Ok(4 * MIB));
         assert_eq!(pagemap.present_bytes(start, end), Ok(4 * MIB));
         assert_eq!(pagemap.present_bytes(start + MIB, start + 2 * MIB), Ok(MIB));
+    }
+
+    /// More ranges than one call has room for.
+    #[test]
+    fn every_second_page_is_counted_once() {
+        let ram = Ram::anonymous_in_frames(4 * MIB);
+        ram.fill();
+        for address in (ram.address()..ram.address() + 4 * MIB).step_by(2 * FRAME_SIZE as usize) {
+            // SAFETY: gives a page of a mapping back that `ram` owns and that nothing refers to.
+            unsafe { madvise(address as *mut _, FRAME_SIZE as usize, Advice::LinuxDontNeed) }.unwrap();
+        }
+        let pagemap = Pagemap::open(proc_dir(std::process::id()).as_fd()).unwrap();
+        let (start, end) = (ram.address(), ram.address() + 4 * MIB);
+        assert_eq!(pagemap.present_words(start, end), Ok(2 * MIB));
+        assert_eq!(pagemap.present_bytes(start, end), Ok(2 * MIB));
     }
 }
