@@ -109,7 +109,7 @@ pub(crate) fn swap(backing: Backing, rounds: u64) -> Result<Peer> {
         backing,
         us_per_2mib: Some(samples.median()),
         at_least_us_per_2mib: None,
-        note: format!("{most_calls} calls at most"),
+        note: format!("calls a round: {most_calls} at most"),
     })
 }
 
