@@ -94,6 +94,10 @@ fn belongs_to_calling_cargo(name: &str) -> bool {
         "CARGO_UNSTABLE_",
         "RUSTC_",
     ];
+    // Of whoever calls, and what a build script goes by.
+    if name == "CARGO_TARGET_DIR" {
+        return false;
+    }
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
@@ -132,6 +136,7 @@ mod tests {
 
     #[test]
     fn registry_settings_of_the_user_survive_the_cleaning() {
+        assert!(!belongs_to_calling_cargo("CARGO_TARGET_DIR"));
         assert!(!belongs_to_calling_cargo("CARGO_HOME"));
         assert!(!belongs_to_calling_cargo("CARGO_NET_OFFLINE"));
         assert!(!belongs_to_calling_cargo("CARGO_HTTP_PROXY"));
